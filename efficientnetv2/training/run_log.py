@@ -1,0 +1,92 @@
+"""What a run tells: a progress line, `metrics.jsonl` and TensorBoard."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from hparams import Stage
+
+SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
+
+
+class RunLog:
+    """Records of a run in `model_dir`; what lies after `step` is of a run that did not get on."""
+
+    def __init__(self, model_dir: str, step: int):
+        self.path = os.path.join(model_dir, "metrics.jsonl")
+        _drop_records_after(self.path, step)
+        self._directory = os.path.join(model_dir, "tensorboard")
+        self._writers = {}
+
+    def record(self, kind: str, step: int, stage: int, values: dict) -> None:
+        """Appends {"kind", "step", "stage", …} and the values as TensorBoard scalars."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            line = {"kind": kind, "step": step, "stage": stage, **values}
+            file.write(json.dumps(line) + "\n")
+        if kind not in self._writers:
+            directory = os.path.join(self._directory, kind)
+            self._writers[kind] = tf.summary.create_file_writer(directory)
+        with self._writers[kind].as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step=step)
+        self._writers[kind].flush()
+
+
+def _drop_records_after(path: str, step: int) -> None:
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    os.replace(f"{path}.part", path)
+
+
+class Progress:
+    """The progress line: stage, image size, images/s, loss, accuracy, time left.
+
+    The time left grows with the pixels still to come: a step costs what its images measure.
+    """
+
+    def __init__(self, stages: Sequence[Stage], stream=sys.stdout):
+        self.stages, self.stream = stages, stream
+        self._window_start, self._window_images = time.monotonic(), 0
+        self._line_time = -SECONDS_BETWEEN_LINES
+        self._terminal = stream.isatty()
+
+    def start_window(self) -> None:
+        """Starts measuring speed anew, after anything that was not training."""
+        self._window_start, self._window_images = time.monotonic(), 0
+
+    def update(self, stage: Stage, step: int, images: int, loss: float, accuracy: float) -> float:
+        """Shows the line and returns the images/s since the last update."""
+        now = time.monotonic()
+        speed = images / max(now - self._window_start, 1e-9)
+        self.start_window()
+        if self._terminal or now - self._line_time >= SECONDS_BETWEEN_LINES:
+            self._line_time = now
+            text = (
+                f"stage {stage.index + 1}/{len(self.stages)}  {stage.image_size}px  "
+                f"step {step}/{self.stages[-1].end_step}  {speed:,.0f} images/s  "
+                f"loss {loss:.3f}  accuracy {accuracy:.3f}  left {self._left(stage, step, speed)}"
+            )
+            self.stream.write(f"\r\x1b[K{text}" if self._terminal else f"{text}\n")
+            self.stream.flush()
+        return speed
+
+    def message(self, text: str) -> None:
+        """Prints a line of its own, above the progress line."""
+        self.stream.write(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
+        self.stream.flush()
+
+    def _left(self, stage: Stage, step: int, speed: float) -> str:
+        images = 0.0  # Of the present stage's size.
+        for other in self.stages[stage.index :]:
+            steps = other.end_step - max(other.first_step, step)
+            images += steps * other.batch_size * (other.image_size / stage.image_size) ** 2
+        seconds = int(images / speed)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,68 @@
+"""What a run is: typed settings, presets, overrides and the stage schedule. Pure Python."""
+
+import dataclasses
+import os
+
+import yaml
+
+from hparams.config import Config, check_config
+from hparams.errors import UserError
+from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
+from hparams.presets import MODELS, dataset_layer, model_layer
+from hparams.stages import Stage, make_stages, stage_at, stage_table
+
+__all__ = [
+    "Config",
+    "MODELS",
+    "Stage",
+    "UserError",
+    "get_config",
+    "load_config",
+    "make_stages",
+    "nearest",
+    "save_config",
+    "stage_at",
+    "stage_table",
+    "with_values",
+]
+
+
+def get_config(model_name: str, dataset_cfg: str, overrides: str = "") -> Config:
+    """Builds the config of a run; later wins: base, model, data set, overrides.
+
+    `overrides` is "a.b=c,…", where an item may also be the path of a YAML file.
+
+    Raises: UserError, one line, for an unknown name or key, a wrong type, a value out of range.
+    """
+    assignments = parse_overrides(overrides)
+    dataset = flatten(dataset_layer(dataset_cfg))
+    named = dict(assignments).get("model.model_name", model_name)
+    if named != model_name:
+        raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
+    given = override(Config(), dataset + assignments)
+    model = flatten(model_layer(model_name, given.train.schedule))
+    return check_config(override(Config(), model + dataset + assignments))
+
+
+def with_values(config: Config, **values) -> Config:
+    """Returns a copy with values set by key, "__" for the dots: `train__epochs=3`.
+
+    Raises: UserError as `get_config` does.
+    """
+    return check_config(override(config, [(k.replace("__", "."), v) for k, v in values.items()]))
+
+
+def save_config(config: Config, path: str) -> None:
+    """Writes all settings as YAML, whole or not at all; `load_config` gives an equal config."""
+    part = f"{path}.part"
+    with open(part, "w", encoding="utf-8") as file:
+        yaml.safe_dump(dataclasses.asdict(config), file, sort_keys=False)
+    os.replace(part, path)
+
+
+def load_config(path: str) -> Config:
+    """Reads a config that `save_config` wrote.
+
+    Raises: UserError if the file is missing, or holds unknown keys or bad values.
+    """
+    return check_config(override(Config(), read_yaml(path)))

@@ -1,0 +1,196 @@
+"""What a run is: one frozen, typed, validated tree of settings.
+
+The keys keep the names of the official code where it has one (`train.lr_base`, `data.ram`,
+`model.survival_prob`, ...); a key that is ours says so in its comment.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+
+from hparams.errors import UserError
+
+
+def setting(default, *, least=None, above=None, most=None, below=None, choices=None):
+    """Returns a dataclass field with the bounds that `check_value` enforces."""
+    bounds = {"least": least, "above": above, "most": most, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
+SCHEDULES = ("paper", "official", "fixed")
+LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
+DATA_SOURCES = ("shapes", "folder", "tfds")
+EVAL_CROPS = ("v2", "v1", "whole")
+RESIZE_METHODS = ("bilinear", "legacy_bicubic")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network. `None` for a coefficient means the value of the named model."""
+
+    model_name: str = "efficientnetv2-b0"
+    width_coefficient: float | None = setting(None, above=0)
+    depth_coefficient: float | None = setting(None, above=0)
+    stem_stride: int = setting(2, choices=(1, 2))  # Ours: 1 for images of 64 pixels or less.
+    act_fn: str = setting("silu", choices=ACTIVATIONS)
+    bn_momentum: float = setting(0.9, least=0, below=1)
+    bn_epsilon: float = setting(1e-3, above=0)
+    dropout_rate: float = setting(0.2, least=0, below=1)  # In the last stage.
+    dropout_base: float = setting(0.1, least=0, below=1)  # Ours: in the first stage.
+    survival_prob: float = setting(0.8, above=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length, stages and optimisation."""
+
+    batch_size: int = setting(4096, least=1)  # Global, over all replicas.
+    epochs: int = setting(350, least=1)
+    min_steps: int = setting(0, least=0)
+    stages: int = setting(4, least=1)
+    schedule: str = setting("paper", choices=SCHEDULES)  # Ours.
+    isize: int | float = setting(300, above=0)  # Pixels; up to 16 a ratio to `eval.isize`.
+    label_smoothing: float = setting(0.1, least=0, below=1)
+    lr_base: float = setting(0.016, above=0)  # For a batch of 256.
+    lr_sched: str = setting("exponential", choices=LR_SCHEDULES)
+    lr_decay_epoch: float = setting(2.4, above=0)
+    lr_decay_factor: float = setting(0.97, above=0, most=1)
+    lr_warmup_epoch: float = setting(5.0, least=0)
+    lr_min: float = setting(0.0, least=0)
+    weight_decay: float = setting(1e-5, least=0)
+    ema_decay: float = setting(0.9999, least=0, below=1)  # 0 turns the average off.
+    seed: int = setting(0, least=0, below=2**31)  # Ours: every random draw follows from it.
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation; the batch size changes the speed, never the result."""
+
+    batch_size: int = setting(64, least=1)
+    isize: int = setting(384, least=1)  # Pixels.
+    every_epochs: int = setting(1, least=1)  # Ours: how often `traineval` evaluates.
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """One split; both values may be left to the data source."""
+
+    num_images: int | None = setting(None, least=1)
+    tfds_split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitsConfig:
+    """`minival` is evaluated while training, `eval` at the end."""
+
+    train: SplitConfig = SplitConfig()
+    minival: SplitConfig = SplitConfig()
+    eval: SplitConfig = SplitConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and what is done to them."""
+
+    ds_name: str = setting("shapes", choices=DATA_SOURCES)
+    data_dir: str | None = None
+    tfds_name: str | None = None
+    num_classes: int | None = setting(None, least=2)  # None: as many as the source has.
+    splits: SplitsConfig = SplitsConfig()
+    eval_fraction: float = setting(0.2, above=0, below=1)  # Ours: of a folder without splits.
+    ibase: int | None = setting(128, least=1)  # Pixels in the first stage; None: half the last.
+    augname: str | None = setting("randaug", choices=("randaug",))  # None: no RandAugment.
+    ra_num_layers: int = setting(2, least=1)
+    ram: float = setting(15.0, least=0, most=30)  # RandAugment magnitude in the last stage.
+    ram_base: float = setting(5.0, least=0, most=30)  # Ours: in the first stage.
+    translate_const: float = setting(100.0, least=0)  # Ours: pixels at magnitude 10.
+    cutout_const: float = setting(40.0, least=0)  # Ours: half side in pixels at magnitude 10.
+    mixup_alpha: float = setting(0.0, least=0)  # In the last stage.
+    mixup_base: float = setting(0.0, least=0)  # Ours: in the first stage.
+    crop_area_min: float = setting(0.05, above=0, most=1)  # Ours: share of the image; 1: no crop.
+    eval_crop: str = setting("v2", choices=EVAL_CROPS)  # Ours: see datasets/preprocess.py.
+    resize_method: str = setting("bilinear", choices=RESIZE_METHODS)  # Ours.
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    """What changes how a run is observed, never what it computes."""
+
+    log_step_count_steps: int = setting(64, least=1)
+    checkpoint_steps: int = setting(1000, least=1)  # Ours.
+    keep_checkpoint_max: int = setting(5, least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. Build one with `hparams.get_config`."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    data: DataConfig = DataConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def train_size(self) -> int:
+        """Image size of the last stage in pixels.
+
+        Source: official code: `train.isize` up to 16 is a ratio to `eval.isize`, floored to a
+        multiple of 16.
+        """
+        if self.train.isize > 16:
+            return int(self.train.isize)
+        return int(self.eval.isize * self.train.isize) // 16 * 16
+
+
+def value_types(hint) -> tuple[type, ...]:
+    """Returns the plain types of an annotation such as `int | None`."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def check_value(key: str, field: dataclasses.Field, value) -> None:
+    """Raises: UserError if `value` has the wrong type or is outside the field's bounds."""
+    allowed = value_types(field.type)
+    if type(value) not in allowed and not (float in allowed and type(value) is int):
+        names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
+        raise UserError(f"{key} must be of type {names}, got {value!r}")
+    if value is None or not field.metadata:
+        return
+    bound = field.metadata
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key} must be finite, got {value!r}")
+    if bound["choices"] is not None and value not in bound["choices"]:
+        raise UserError(f"{key} must be one of {', '.join(map(str, bound['choices']))}, got {value!r}")
+    for name, broken, words in (
+        ("least", lambda limit: value < limit, "at least"),
+        ("above", lambda limit: value <= limit, "above"),
+        ("most", lambda limit: value > limit, "at most"),
+        ("below", lambda limit: value >= limit, "below"),
+    ):
+        if bound[name] is not None and broken(bound[name]):
+            raise UserError(f"{key} must be {words} {bound[name]}, got {value!r}")
+
+
+def check_config(config: Config) -> Config:
+    """Checks what no single field can; returns `config`.
+
+    Raises: UserError naming the keys that contradict each other.
+    """
+    size, base = config.train_size, config.data.ibase
+    if size < 1:
+        raise UserError(
+            f"train.isize={config.train.isize} of eval.isize={config.eval.isize} gives an image of "
+            f"{size} pixels; a value of at most 16 is a ratio, write pixels above 16"
+        )
+    if base is not None and base > size and config.train.schedule != "fixed":
+        raise UserError(
+            f"data.ibase={base} must be at most the train size of {size} pixels; "
+            "lower data.ibase or raise train.isize"
+        )
+    if config.data.ds_name == "folder" and config.data.data_dir is None:
+        raise UserError("data.data_dir is needed for a folder of images; add --data_dir=PATH")
+    if config.data.ds_name == "tfds" and config.data.tfds_name is None:
+        raise UserError("data.tfds_name is needed; write --dataset_cfg=tfds:NAME")
+    return config

@@ -1,0 +1,128 @@
+"""The values that a model and a data set bring along: precedence base -> model -> dataset."""
+
+import dataclasses
+
+from hparams.errors import UserError
+from hparams.overrides import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Strength:
+    """What rises over the stages, at its end; `first_*` is where the paper's schedule starts."""
+
+    size: int  # pixels
+    magnitude: float
+    mixup: float
+    dropout: float
+    first_size: int = 128
+    first_dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRow:
+    """How a model is trained and evaluated. Source: official configs; paper Table 6."""
+
+    eval_size: int  # pixels
+    paper: Strength
+    official: Strength
+    eval_crop: str = "v2"
+    resize_method: str = "bilinear"
+    crop_area_min: float = 0.05
+
+
+def _b_model(eval_size: int, size: int, dropout: float) -> ModelRow:
+    # The paper trains no B models: sizes and last dropout are official, the rest follows S.
+    strength = Strength(size, magnitude=10, mixup=0, dropout=dropout)
+    return ModelRow(eval_size, strength, strength, "v1", "legacy_bicubic", crop_area_min=0.08)
+
+
+_LARGE = Strength(380, magnitude=25, mixup=0.5, dropout=0.5)
+_LARGE_OFFICIAL = Strength(384, magnitude=20, mixup=0.5, dropout=0.4)
+
+MODELS = {
+    "efficientnetv2-b0": _b_model(eval_size=224, size=192, dropout=0.2),
+    "efficientnetv2-b1": _b_model(eval_size=240, size=192, dropout=0.2),
+    "efficientnetv2-b2": _b_model(eval_size=260, size=208, dropout=0.3),
+    "efficientnetv2-b3": _b_model(eval_size=300, size=240, dropout=0.3),
+    "efficientnetv2-s": ModelRow(
+        384,
+        paper=Strength(300, magnitude=15, mixup=0, dropout=0.3),
+        official=Strength(300, magnitude=10, mixup=0, dropout=0.2),
+    ),
+    "efficientnetv2-m": ModelRow(
+        480,
+        paper=Strength(380, magnitude=20, mixup=0.2, dropout=0.4),
+        official=Strength(384, magnitude=15, mixup=0.2, dropout=0.3),
+    ),
+    "efficientnetv2-l": ModelRow(480, paper=_LARGE, official=_LARGE_OFFICIAL),
+    "efficientnetv2-xl": ModelRow(512, paper=_LARGE, official=_LARGE_OFFICIAL),
+}
+
+DATASETS = {
+    "shapes": {
+        "data": {
+            "ds_name": "shapes",
+            "num_classes": 12,
+            "splits": {
+                "train": {"num_images": 6000},
+                "minival": {"num_images": 600},
+                "eval": {"num_images": 1200},
+            },
+        }
+    },
+    "folder": {"data": {"ds_name": "folder"}},
+    "imagenet": {
+        "data": {
+            "ds_name": "tfds",
+            "tfds_name": "imagenet2012",
+            "num_classes": 1000,
+            "splits": {
+                "train": {"num_images": 1255544, "tfds_split": "train[:98%]"},
+                "minival": {"num_images": 25623, "tfds_split": "train[98%:]"},
+                "eval": {"num_images": 50000, "tfds_split": "validation"},
+            },
+        }
+    },
+}
+
+
+def model_layer(model_name: str, schedule: str) -> dict:
+    """Returns the settings that a named model brings, for the schedule in force.
+
+    Raises: UserError for an unknown name, naming the nearest.
+    """
+    if model_name not in MODELS:
+        raise UserError(f"unknown model {model_name!r}{nearest(model_name, MODELS)}")
+    row = MODELS[model_name]
+    end = row.official if schedule == "official" else row.paper
+    return {
+        "model": {
+            "model_name": model_name,
+            "dropout_rate": end.dropout,
+            "dropout_base": end.first_dropout,
+        },
+        "train": {"isize": end.size},
+        "eval": {"isize": row.eval_size},
+        "data": {
+            "ibase": end.first_size,
+            "ram": end.magnitude,
+            "mixup_alpha": end.mixup,
+            "eval_crop": row.eval_crop,
+            "resize_method": row.resize_method,
+            "crop_area_min": row.crop_area_min,
+        },
+    }
+
+
+def dataset_layer(dataset_cfg: str) -> dict:
+    """Returns the settings of a named data set; "tfds:NAME" is any TensorFlow data set.
+
+    Raises: UserError for an unknown name, naming the nearest.
+    """
+    kind, colon, tfds_name = dataset_cfg.partition(":")
+    if kind == "tfds" and colon and tfds_name:
+        return {"data": {"ds_name": "tfds", "tfds_name": tfds_name}}
+    if dataset_cfg.lower() not in DATASETS:
+        hint = nearest(dataset_cfg.lower(), [*DATASETS, "tfds:NAME"])
+        raise UserError(f"unknown data set {dataset_cfg!r}{hint}")
+    return DATASETS[dataset_cfg.lower()]
