@@ -16,7 +16,7 @@ CHANNEL_DIVISOR = 8
 class Blocks:
     """`repeats` equal blocks, of which only the first changes stride and channels.
 
-    `channels_in` and `channels` are before width scaling; `se_ratio` is relative to a block's input.
+    Channels are before width scaling; `se_ratio` is relative to the channels of a block's input.
     """
 
     kind: Literal["fused", "mbconv"]
@@ -63,8 +63,8 @@ class ModelSpec:
 
         Source: official rule, without the "not below 90%" correction of EfficientNetV1.
         """
-        wide = channels * self.width_coefficient
-        return max(CHANNEL_DIVISOR, int(wide + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR * CHANNEL_DIVISOR)
+        steps = int(channels * self.width_coefficient + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR
+        return max(1, steps) * CHANNEL_DIVISOR
 
     def scaled_blocks(self) -> tuple[Blocks, ...]:
         """One row per block that is built: width and depth scaled, `repeats` 1, in order."""
@@ -128,9 +128,7 @@ _XLARGE = (
 
 
 def _b_spec(name, width, depth, dropout_rate) -> ModelSpec:
-    return ModelSpec(
-        name, _BASE, width, depth, dropout_rate=dropout_rate, normalization="imagenet"
-    )
+    return ModelSpec(name, _BASE, width, depth, dropout_rate=dropout_rate, normalization="imagenet")
 
 
 _SPECS = {

@@ -5,7 +5,7 @@ import os
 
 import yaml
 
-from hparams.config import Config, check_config
+from hparams.config import Config, DataConfig, check_config
 from hparams.errors import UserError
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from hparams.presets import MODELS, dataset_layer, model_layer
@@ -13,9 +13,11 @@ from hparams.stages import Stage, make_stages, stage_at, stage_table
 
 __all__ = [
     "Config",
+    "DataConfig",
     "MODELS",
     "Stage",
     "UserError",
+    "differing_keys",
     "get_config",
     "load_config",
     "make_stages",
@@ -23,12 +25,15 @@ __all__ = [
     "save_config",
     "stage_at",
     "stage_table",
+    "with_overrides",
     "with_values",
 ]
 
 
-def get_config(model_name: str, dataset_cfg: str, overrides: str = "") -> Config:
-    """Builds the config of a run; later wins: base, model, data set, overrides.
+def get_config(
+    model_name: str, dataset_cfg: str, overrides: str = "", *, data_dir: str | None = None
+) -> Config:
+    """Builds the config of a run; later wins: base, model, data set, `data_dir`, overrides.
 
     `overrides` is "a.b=c,…", where an item may also be the path of a YAML file.
 
@@ -36,12 +41,28 @@ def get_config(model_name: str, dataset_cfg: str, overrides: str = "") -> Config
     """
     assignments = parse_overrides(overrides)
     dataset = flatten(dataset_layer(dataset_cfg))
+    if data_dir is not None:
+        dataset.append(("data.data_dir", data_dir))
     named = dict(assignments).get("model.model_name", model_name)
     if named != model_name:
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))
     return check_config(override(Config(), model + dataset + assignments))
+
+
+def with_overrides(config: Config, overrides: str) -> Config:
+    """Returns a copy with `overrides` ("a.b=c,…") on top.
+
+    Raises: UserError as `get_config` does.
+    """
+    return check_config(override(config, parse_overrides(overrides)))
+
+
+def differing_keys(config: Config, other: Config) -> list[str]:
+    """Returns the dotted keys whose values differ."""
+    mine, others = (dict(flatten(dataclasses.asdict(c))) for c in (config, other))
+    return [key for key, value in mine.items() if value != others[key]]
 
 
 def with_values(config: Config, **values) -> Config:

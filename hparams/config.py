@@ -61,7 +61,7 @@ class TrainConfig:
     lr_min: float = setting(0.0, least=0)
     weight_decay: float = setting(1e-5, least=0)
     ema_decay: float = setting(0.9999, least=0, below=1)  # 0 turns the average off.
-    seed: int = setting(0, least=0, below=2**31)  # Ours: every random draw follows from it.
+    seed: int = setting(0, least=0, below=2**30)  # Ours: every random draw follows from it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,8 @@ def check_value(key: str, field: dataclasses.Field, value) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} must be finite, got {value!r}")
     if bound["choices"] is not None and value not in bound["choices"]:
-        raise UserError(f"{key} must be one of {', '.join(map(str, bound['choices']))}, got {value!r}")
+        choices = ", ".join(map(str, bound["choices"]))
+        raise UserError(f"{key} must be one of {choices}, got {value!r}")
     for name, broken, words in (
         ("least", lambda limit: value < limit, "at least"),
         ("above", lambda limit: value <= limit, "above"),

@@ -102,11 +102,12 @@ def _replace(section, key: str, path: list[str], value):
     if field is None or is_section != bool(rest):
         raise UserError(f"unknown key {key!r}{nearest(key, keys())}")
     if rest:
-        return dataclasses.replace(section, **{name: _replace(getattr(section, name), key, rest, value)})
-    value = _read_as(field, value)
-    check_value(key, field, value)
-    if float in value_types(field.type) and int not in value_types(field.type) and value is not None:
-        value = float(value)
+        value = _replace(getattr(section, name), key, rest, value)
+    else:
+        value = _read_as(field, value)
+        check_value(key, field, value)
+        if type(value) is int and int not in value_types(field.type):
+            value = float(value)
     return dataclasses.replace(section, **{name: value})
 
 

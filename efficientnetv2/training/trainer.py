@@ -55,7 +55,9 @@ class Trainer:
         self.step = self.checkpoint.restore()
 
     def train(
-        self, make_dataset: MakeDataset, make_eval_dataset: Callable[[], tf.data.Dataset] | None = None
+        self,
+        make_dataset: MakeDataset,
+        make_eval_dataset: Callable[[], tf.data.Dataset] | None = None,
     ) -> None:
         """Trains from the step reached to the end of the last stage.
 
@@ -99,12 +101,14 @@ class Trainer:
                 scores = self.evaluate(make_eval_dataset())
                 log.record("eval", self.step, stage.index, scores)
                 progress.message(
-                    f"step {self.step}  evaluated {scores['examples']}:  loss {scores['loss']:.3f}  "
-                    f"top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}"
+                    f"step {self.step}  evaluated {scores['examples']}:  "
+                    f"loss {scores['loss']:.3f}  top-1 {scores['top1']:.4f}  "
+                    f"top-5 {scores['top5']:.4f}"
                 )
             if save:  # Last, so that a checkpoint's records are complete.
                 self.checkpoint.save(self.step)
-            progress.start_window()
+            if save or evaluate:
+                progress.start_window()
             if done:
                 return
         raise RuntimeError(f"the data of stage {stage.index + 1} ended at step {self.step}")
@@ -112,8 +116,9 @@ class Trainer:
     def _ends_epochs(self) -> bool:
         """Whether the last step completed a multiple of `eval.every_epochs`, or the run."""
         images = self.config.data.splits.train.num_images * self.config.eval.every_epochs
-        before, now = (s * self.config.train.batch_size // images for s in (self.step - 1, self.step))
-        return now > before or self.step == self.stages[-1].end_step
+        batch = self.config.train.batch_size
+        crosses = self.step * batch // images > (self.step - 1) * batch // images
+        return crosses or self.step == self.stages[-1].end_step
 
 
 class _Window:

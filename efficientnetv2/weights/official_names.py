@@ -5,8 +5,8 @@ Source: official name-based (TF1) checkpoints, without the model's scope: `block
 
 import keras
 
-from efficientnetv2.compat import var_path
 from efficientnetv2.blocks import FusedMBConv, MBConv
+from efficientnetv2.compat import var_path
 
 _BN = "tpu_batch_normalization"
 _SE = {"reduce_conv": "se/conv2d", "expand_conv": "se/conv2d_1"}

@@ -9,7 +9,6 @@ import pytest
 
 import efficientnetv2
 import hparams
-import keras
 from efficientnetv2.compat import var_path
 from efficientnetv2.weights.official_names import official_names
 

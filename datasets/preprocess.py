@@ -1,0 +1,237 @@
+"""One encoded image -> one square of pixels: decode, crop, resize, flip.
+
+Pixels stay in [0, 255]; the model normalises. `preprocess_eval` is deterministic and is the one
+evaluation path; `preprocess_train` is a pure function of its arguments, the seed among them.
+
+Source: official preprocessing.py ("v2", bilinear), preprocess_legacy.py ("v1", bicubic).
+"""
+
+import difflib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from hparams import UserError
+
+CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
+_WHOLE_IMAGE_FROM = 320  # pixels: from this size on the "v2" rule evaluates without a crop
+
+
+def _palette_bmp(image_bytes: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Looks up the colours of an 8-bit BMP, which TensorFlow decodes to palette indices."""
+    header = tf.io.decode_raw(tf.strings.substr(image_bytes, 10, 8), tf.int32)  # little-endian
+    start = 14 + header[1]  # the palette lies between the headers and the pixels
+    num_bytes = (header[0] - start) // 4 * 4
+    palette = tf.io.decode_raw(tf.strings.substr(image_bytes, start, num_bytes), tf.uint8)
+    palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # stored as blue, green, red, unused
+    return tf.gather(palette, tf.cast(indices, tf.int32))
+
+
+def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP or GIF (first frame) to RGB.
+
+    Grey becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
+
+    Shapes: scalar string -> uint8 [H, W, 3] in [0, 255], H and W dynamic.
+    Raises: tf.errors.InvalidArgumentError if the bytes are no such image.
+    """
+
+    def from_bmp() -> tf.Tensor:
+        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
+        return tf.cond(
+            bits_per_pixel == 8,
+            lambda: _palette_bmp(image_bytes, image[..., 0]),
+            lambda: image,
+        )
+
+    image = tf.cond(
+        tf.strings.substr(image_bytes, 0, 2) == b"BM",
+        from_bmp,
+        lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _center_window(size: tf.Tensor, image_size: int, round_up: bool) -> tf.Tensor:
+    """The central square of side S / (S + 32) of the shorter side.
+
+    Shapes: size int32 [2] (height, width) -> int32 [4] (top, left, side, side).
+    """
+    shorter = tf.cast(tf.reduce_min(size), tf.float32)
+    side = tf.cast(image_size / (image_size + CROP_PADDING) * shorter, tf.int32)
+    top_left = (size - side + (1 if round_up else 0)) // 2
+    return tf.stack([top_left[0], top_left[1], side, side])
+
+
+def _eval_window(size: tf.Tensor, image_size: int, crop: str) -> tf.Tensor:
+    if crop == "v1" or (crop == "v2" and image_size < _WHOLE_IMAGE_FROM):
+        return _center_window(size, image_size, round_up=crop == "v1")
+    return tf.concat([[0, 0], size], axis=0)
+
+
+def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(window)
+    return image[top : top + height, left : left + width]
+
+
+def _bilinear(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Half-pixel centres, no antialiasing (as in all official paths), also when shrinking."""
+    return tf.image.resize(image, [image_size, image_size], method="bilinear", antialias=False)
+
+
+def _legacy_bicubic(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """TF1's bicubic: a = -0.75, no half-pixel centres; overshoots [0, 255]."""
+    return tf.raw_ops.ResizeBicubic(
+        images=image[None],
+        size=[image_size, image_size],
+        align_corners=False,
+        half_pixel_centers=False,
+    )[0]
+
+
+RESIZE_METHODS: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
+    "bilinear": _bilinear,
+    "legacy_bicubic": _legacy_bicubic,
+}
+CROPS = ("v2", "v1", "whole")
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.0)[0]
+        raise UserError(f"{option} must be one of {', '.join(known)}; got {value!r}, try {near!r}")
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < 1:
+        raise UserError(f"image_size must be a positive number of pixels, got {image_size}")
+
+
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    """Float pixels -> the nearest of 0 .. 255."""
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+
+def preprocess_eval(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    *,
+    crop: str = "v2",
+    resize_method: str = "bilinear",
+    exact: bool = False,
+) -> tf.Tensor:
+    """The evaluation path: decode, centre crop, resize.
+
+    Shapes: scalar string -> [S, S, 3] in [0, 255], uint8 (rounded), or float32 if `exact`.
+    Source: official_semantics.md sections 4.1 ("v2") and 4.3 ("v1").
+
+    Args:
+        image_bytes: an encoded image, see `decode_image`.
+        image_size: S in pixels.
+        crop: "v2": the central square of S/(S+32) of the shorter side below 320 pixels, and the
+            whole image squashed to a square from there on. "v1": always that central square.
+            "whole": always the whole image.
+        resize_method: "bilinear", or "legacy_bicubic" as the B models and V1 were evaluated.
+        exact: return the resized values before rounding; bicubic ones may leave [0, 255].
+
+    Raises:
+        UserError: unknown crop or resize_method, image_size not positive.
+    """
+    _check_choice("crop", crop, CROPS)
+    _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
+    _check_size(image_size)
+    image = decode_image(image_bytes)
+    image = _cut(image, _eval_window(tf.shape(image)[:2], image_size, crop))
+    image = RESIZE_METHODS[resize_method](image, image_size)
+    image = tf.ensure_shape(image, [image_size, image_size, 3])
+    return image if exact else _to_uint8(image)
+
+
+def draw_crop(
+    size: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    *,
+    crop_area_min: float,
+    resize_method: str = "bilinear",
+) -> tf.Tensor:
+    """Draws the window of a random resized crop.
+
+    Shapes: size int32 [2] (height, width), seed int64 [2] -> int32 [4] (top, left, height, width).
+    Source: official_semantics.md sections 4.1 and 4.3.
+    """
+    whole = tf.concat([[0, 0], size], axis=0)
+    if crop_area_min == 1.0:
+        return whole
+    legacy = resize_method == "legacy_bicubic"
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        image_size=tf.concat([size, [3]], axis=0),
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.1 if legacy else 0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3) if legacy else (0.75, 1.33),
+        area_range=(crop_area_min, 1.0),
+        max_attempts=10 if legacy else 100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    window = tf.concat([begin[:2], extent[:2]], axis=0)
+    if legacy:  # no window found: the evaluation crop instead of the whole image
+        center = _center_window(size, image_size, round_up=True)
+        window = tf.where(tf.reduce_all(extent[:2] == size), center, window)
+    return window
+
+
+def preprocess_train(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    *,
+    crop_area_min: float | None = None,
+    resize_method: str = "bilinear",
+    flip: bool = True,
+) -> tf.Tensor:
+    """The training path before RandAugment: decode, random resized crop, flip.
+
+    Shapes: scalar string, seed int64 [2] -> uint8 [S, S, 3] in [0, 255].
+    Source: official_semantics.md section 4.1, or 4.3 if resize_method is "legacy_bicubic".
+    Deviates: resized values are rounded to uint8 where the official code truncates, so that
+        training and evaluation have the same mean. Of a JPEG only the crop is decoded.
+
+    Args:
+        image_bytes: an encoded image, see `decode_image`.
+        image_size: S in pixels.
+        seed: int64 [2]; the crop and the flip are functions of it.
+        crop_area_min: least share of the image's area in a crop, in (0, 1]; 1 is the whole image,
+            squashed. None is the official share: 0.05, and 0.08 for "legacy_bicubic".
+        resize_method: "bilinear" or "legacy_bicubic".
+        flip: whether to mirror half of the images, left to right.
+
+    Raises:
+        UserError: unknown resize_method, crop_area_min or image_size out of range.
+    """
+    _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
+    _check_size(image_size)
+    if crop_area_min is None:
+        crop_area_min = 0.08 if resize_method == "legacy_bicubic" else 0.05
+    if not 0.0 < crop_area_min <= 1.0:
+        raise UserError(f"crop_area_min must be in (0, 1], got {crop_area_min}; 1 means no crop")
+    crop_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+
+    def window_of(size: tf.Tensor) -> tf.Tensor:
+        return draw_crop(
+            size, image_size, crop_seed, crop_area_min=crop_area_min, resize_method=resize_method
+        )
+
+    def from_jpeg() -> tf.Tensor:
+        window = window_of(tf.io.extract_jpeg_shape(image_bytes)[:2])
+        return tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
+
+    def from_other() -> tf.Tensor:
+        image = decode_image(image_bytes)
+        return _cut(image, window_of(tf.shape(image)[:2]))
+
+    image = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
+    image = _to_uint8(RESIZE_METHODS[resize_method](image, image_size))
+    image = tf.ensure_shape(image, [image_size, image_size, 3])
+    return tf.image.stateless_random_flip_left_right(image, flip_seed) if flip else image

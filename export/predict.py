@@ -1,0 +1,79 @@
+"""Asks a model, or an export of it, what is in image files."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import tensorflow as tf
+
+from datasets.folder import IMAGE_ENDINGS
+from hparams import UserError
+
+_BAR = 20  # Characters for a score of 1.
+
+
+def find_images(paths: Iterable[str]) -> list[str]:
+    """Returns the files among `paths`, and the images of the folders among them, sorted.
+
+    Raises: UserError for a path that does not exist, or a folder without images.
+    """
+    found = []
+    for path in paths:
+        if os.path.isdir(path):
+            inside = sorted(n for n in os.listdir(path) if n.lower().endswith(IMAGE_ENDINGS))
+            if not inside:
+                raise UserError(f"{path} has no images ({', '.join(IMAGE_ENDINGS)})")
+            found += [os.path.join(path, name) for name in inside]
+        elif os.path.exists(path):
+            found.append(path)
+        else:
+            raise UserError(f"no image at {path!r}; --image_path takes files and folders")
+    return found
+
+
+def predict_files(
+    classify: Callable[[tf.Tensor], dict], paths: Iterable[str], show: Callable[[str], None]
+) -> Iterator[dict]:
+    """Yields {"image", "top": [{"class", "label", "score"}, …]} per image, best class first.
+
+    `classify` is a `serving_default`; `show` is given the lines for a person to read.
+    Raises: UserError naming a file that is no image.
+    """
+    for path in find_images(paths):
+        try:
+            with open(path, "rb") as file:
+                result = classify(tf.constant([file.read()]))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"{path} is no readable JPEG, PNG, BMP or GIF image") from error
+        scores, classes = result["scores"].numpy()[0], result["classes"].numpy()[0]
+        names = [str(index) for index in classes]
+        if "labels" in result:
+            names = [name.decode() for name in result["labels"].numpy()[0]]
+        show(path)
+        top = []
+        for index, name in zip(classes, names, strict=True):
+            score = float(scores[index])
+            show(f"  {score:6.1%} {'█' * round(score * _BAR):{_BAR}} {name}")
+            top.append({"class": int(index), "label": name, "score": round(score, 6)})
+        yield {"image": path, "top": top}
+
+
+def load_serving(export_dir: str) -> Callable[[tf.Tensor], dict]:
+    """Returns `serving_default` of a SavedModel, or of the newest version in a folder of versions.
+
+    Raises: UserError if there is no SavedModel.
+    """
+    path = export_dir
+    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
+        versions = [int(name) for name in os.listdir(path) if name.isdigit()]
+        path = os.path.join(path, str(max(versions, default="")))
+    if not os.path.exists(os.path.join(path, "saved_model.pb")):
+        raise UserError(f"no SavedModel in {export_dir}; export first with --mode=export")
+    loaded = tf.saved_model.load(path)
+    function = loaded.signatures["serving_default"]
+
+    def classify(image_bytes):  # Keeps `loaded` alive, which owns the variables.
+        return function(image_bytes=image_bytes) if loaded else None
+
+    return classify

@@ -1,0 +1,79 @@
+"""Image bytes in, classes out: what inference, the SavedModel and its verification all run."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from datasets.preprocess import preprocess_eval
+from efficientnetv2.compat import tf_variable
+from hparams import DataConfig
+
+TOP_K = 5
+
+
+class ServingModule(tf.Module):
+    """A trained model with its preprocessing and its class names.
+
+    The functions become the signatures of the SavedModel; their names and those of their inputs
+    and outputs are the same on both Keras generations. `scores` are probabilities, float32 [N, K];
+    `classes` the indices of the k best, int64 [N, k], best first; `labels` their names.
+
+    Raises: InvalidArgumentError from a call with bytes that are no image.
+    `pixels` turns image bytes, string [N], into what `predict_images` takes, uint8 [N, S, S, 3].
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        image_size: int,
+        data: DataConfig,
+        class_names: Sequence[str] = (),
+    ):
+        super().__init__()
+        pooled = keras.Model(model.input, model.get_layer("head_pool").output)
+        # Tracked as plain variables: the graph must not need Keras to be loaded.
+        self.model_variables = [tf_variable(weight) for weight in model.weights]
+        names = tf.constant(list(class_names), tf.string) if class_names else None
+        images_spec = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="images")
+
+        def top(images):
+            logits = tf.cast(model(images, training=False), tf.float32)
+            best = tf.math.top_k(logits, min(TOP_K, logits.shape[-1]))
+            classes = tf.cast(best.indices, tf.int64)
+            results = {"scores": tf.nn.softmax(logits), "classes": classes}
+            return results if names is None else {**results, "labels": tf.gather(names, classes)}
+
+        def decode(one):
+            return preprocess_eval(
+                one, image_size, crop=data.eval_crop, resize_method=data.resize_method
+            )
+
+        def pixels(image_bytes):
+            spec = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
+            return tf.map_fn(decode, image_bytes, fn_output_signature=spec)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def serving_default(image_bytes):
+            return top(pixels(image_bytes))
+
+        @tf.function(input_signature=[images_spec])
+        def predict_images(images):
+            return top(images)
+
+        @tf.function(input_signature=[images_spec])
+        def predict_features(images):
+            return {"features": tf.cast(pooled(images, training=False), tf.float32)}
+
+        self.pixels = pixels
+        self.serving_default = serving_default
+        self.predict_images = predict_images
+        self.predict_features = predict_features
+
+    def signatures(self) -> dict:
+        """The functions by the name of their signature."""
+        return {
+            "serving_default": self.serving_default,
+            "predict_images": self.predict_images,
+            "predict_features": self.predict_features,
+        }

@@ -1,0 +1,207 @@
+"""The command line: flags -> Config -> one call per mode.
+
+    python main.py --mode=traineval --model_name=efficientnetv2-s --dataset_cfg=folder \
+        --data_dir=PHOTOS --model_dir=RUN --hparam_str=train.epochs=50,train.batch_size=64
+"""
+
+import json
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags, logging
+
+import hparams
+from hparams import UserError
+
+MODES = ("train", "eval", "traineval", "infer", "export")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("mode", "traineval", f"One of {', '.join(MODES)}.")
+flags.DEFINE_string("model_name", None, "Architecture; efficientnetv2-b0 if not given.")
+flags.DEFINE_string("dataset_cfg", None, "shapes (the default), folder, imagenet or tfds:NAME.")
+flags.DEFINE_string("hparam_str", "", "Overrides: a.b=c,… ; an item may be a .yaml file.")
+flags.DEFINE_string("model_dir", None, "Directory of the run: checkpoints, config, metrics.")
+flags.DEFINE_string("data_dir", None, "Directory of the images, or of TensorFlow Datasets.")
+flags.DEFINE_string("strategy", "auto", "auto, one, mirrored (gpus) or tpu.")
+flags.DEFINE_string("tpu", None, "Name or address of the TPU, with --strategy=tpu.")
+flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
+flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
+flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
+
+
+def configured() -> hparams.Config:
+    """The config that the flags describe."""
+    return hparams.get_config(
+        FLAGS.model_name or "efficientnetv2-b0",
+        FLAGS.dataset_cfg or "shapes",
+        FLAGS.hparam_str,
+        data_dir=FLAGS.data_dir,
+    )
+
+
+def train() -> None:
+    """Modes train and traineval: from the first step, or from the last checkpoint, to the end."""
+    config = configured()
+    evaluates = FLAGS.mode == "traineval"
+    if not FLAGS.dry_run:
+        needed("model_dir")
+    elif config.data.splits.train.num_images is not None:
+        return print(hparams.stage_table(hparams.make_stages(config)))
+    import_tensorflow()
+    import datasets
+
+    splits = ["train", "minival", "eval"] if evaluates else ["train"]
+    sources = {s: datasets.open_source(config.data, s, config.train.seed) for s in splits}
+    config = datasets.with_source_facts(config, sources)
+    stages = hparams.make_stages(config)
+    print(hparams.stage_table(stages))
+    if FLAGS.dry_run:
+        return
+
+    from efficientnetv2 import run_dir
+    from efficientnetv2.training import Trainer, make_strategy
+
+    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)
+    run_dir.start_run(FLAGS.model_dir, config, sources["train"].class_names)
+    trainer = Trainer(config, stages, FLAGS.model_dir, strategy)
+
+    def batches(stage, first_step):
+        return datasets.build_dataset(
+            config, "train", stage=stage, first_step=first_step, source=sources["train"]
+        )
+
+    def examples(split):
+        return datasets.build_dataset(config, split, source=sources[split])
+
+    trainer.train(batches, (lambda: examples("minival")) if evaluates else None)
+    if evaluates:
+        report({"step": trainer.step, **trainer.evaluate(examples("eval"))})
+
+
+def evaluate() -> None:
+    """Mode eval: the averaged weights of a run on its `eval` split."""
+    config, _, model, loaded = trained_model()
+    import datasets
+    from efficientnetv2.training import Evaluator, make_strategy
+
+    evaluator = Evaluator(make_strategy("one"), model, config.eval.batch_size)
+    report({"step": loaded.step, **evaluator(datasets.build_dataset(config, "eval"))})
+
+
+def infer() -> None:
+    """Mode infer: the best classes of images, by a run's weights or by an export."""
+    if not FLAGS.image_path:
+        raise UserError("--image_path is needed: images or folders, separated by commas")
+    if FLAGS.export_dir:
+        import_tensorflow()
+        from export import load_serving
+
+        classify = load_serving(FLAGS.export_dir)
+    else:
+        config, class_names, model, _ = trained_model()
+        from export import ServingModule
+
+        module = ServingModule(model, config.eval.isize, config.data, class_names)
+        classify = module.serving_default
+    from export import predict_files
+
+    report({"predictions": list(predict_files(classify, FLAGS.image_path, print))})
+
+
+def export_run() -> None:
+    """Mode export: a run's averaged weights as a SavedModel, read back and compared."""
+    needed("export_dir")
+    config, class_names, model, loaded = trained_model()
+    from export import export_saved_model
+
+    weights = {"source": loaded.source, "step": loaded.step, "averaged": loaded.used_ema}
+    path = export_saved_model(
+        model, FLAGS.export_dir, config, class_names=class_names, weights=weights
+    )
+    print(f"exported and verified: {path}")
+    report({"export": path, "step": loaded.step})
+
+
+def trained_model():
+    """Returns config, class names, the network with a run's weights, and what was loaded."""
+    needed("model_dir")
+    import_tensorflow()
+    from efficientnetv2 import load_weights, run_dir
+    from efficientnetv2.training import build_from_config
+
+    config, class_names = run_dir.open_run(FLAGS.model_dir)
+    if FLAGS.model_name not in (None, config.model.model_name):
+        raise UserError(
+            f"--model_name={FLAGS.model_name}, but {FLAGS.model_dir} holds a run of "
+            f"{config.model.model_name}; drop the flag"
+        )
+    config = hparams.with_overrides(config, FLAGS.hparam_str)
+    if FLAGS.data_dir:
+        config = hparams.with_values(config, data__data_dir=FLAGS.data_dir)
+    model = build_from_config(config)
+    loaded = load_weights(model, FLAGS.model_dir)
+    weights = "averaged weights" if loaded.used_ema else "weights"
+    print(f"{weights} of step {loaded.step} from {loaded.source}")
+    return config, class_names, model, loaded
+
+
+def needed(flag: str) -> None:
+    """Raises: UserError if a path flag is not given."""
+    if not FLAGS[flag].value:
+        raise UserError(f"--{flag}=PATH is needed with --mode={FLAGS.mode}")
+
+
+def report(values: dict) -> None:
+    """Prints the result as the last line, in JSON."""
+    print(json.dumps(values), flush=True)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the notes that it writes to stderr before it can be told not to.
+
+    If the import fails, they are shown.
+    """
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def main(argv: list[str]) -> None:
+    """Runs one mode; what a user can mend ends as one line on stderr and exit status 2."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+        if FLAGS.mode not in MODES:
+            raise UserError(f"unknown mode {FLAGS.mode!r}{hparams.nearest(FLAGS.mode, MODES)}")
+        run_mode = {"infer": infer, "export": export_run, "eval": evaluate}.get(FLAGS.mode, train)
+        run_mode()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a bad flag is one line on stderr and exit status 2."""
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
