@@ -5,15 +5,12 @@
 """
 
 import json
-import os
 import sys
-import tempfile
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
 import hparams
+from datasets.quiet import import_tensorflow
 from hparams import UserError
 
 MODES = ("train", "eval", "traineval", "infer", "export")
@@ -157,25 +154,6 @@ def needed(flag: str) -> None:
 def report(values: dict) -> None:
     """Prints the result as the last line, in JSON."""
     print(json.dumps(values), flush=True)
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that it writes to stderr before it can be told not to.
-
-    If the import fails, they are shown.
-    """
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            notes.seek(0)
-            os.write(stderr, notes.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,18 @@
 """From a data set's name to batches: sources, preprocessing, augmentation (tf.data)."""
 
-from datasets.pipeline import build_dataset, with_source_facts
-from datasets.sources import Source, open_source
+import importlib
 
-__all__ = ["Source", "build_dataset", "open_source", "with_source_facts"]
+_HOMES = {
+    "Source": "datasets.sources",
+    "build_dataset": "datasets.pipeline",
+    "open_source": "datasets.sources",
+    "with_source_facts": "datasets.pipeline",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """Imports on first use: `datasets.shapes` and `datasets.quiet` do without TensorFlow."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,8 @@ def build_dataset(
     Order: shuffle, decode, crop, flip, RandAugment, batch, Mixup, prefetch. Pixels are in [0, 255];
     the model normalises.
 
-    Raises: UserError if the data cannot be used as configured.
+    Raises: UserError if the data cannot be used as configured; ValueError if `first_step` is
+    outside of the stage.
     Source: official pipeline; Mixup blends within the global batch.
     """
     source = source or open_source(config.data, split, config.train.seed)
@@ -40,6 +41,10 @@ def build_dataset(
     if stage is None:
         return _evaluation_examples(config, source, classes)
     step = stage.first_step if first_step is None else first_step
+    if not stage.first_step <= step <= stage.end_step:
+        raise ValueError(
+            f"first_step must be in [{stage.first_step}, {stage.end_step}], got {step}"
+        )
     return _training_batches(config, source, classes, stage, step)
 
 
@@ -57,7 +62,8 @@ def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
             section = getattr(section, name)
         if section is not None and section != found:
             raise UserError(
-                f"{key.replace('__', '.')} is set to {section}, but the data has {found}"
+                f"{key.replace('__', '.')} is set to {section}, but the data has {found}; "
+                f"set it to {found}"
             )
     return with_values(config, **facts)
 
@@ -66,7 +72,8 @@ def _num_classes(config: Config, source: Source) -> int:
     classes = config.data.num_classes or len(source.class_names)
     if classes != len(source.class_names):
         raise UserError(
-            f"data.num_classes is set to {classes}, but the data has {len(source.class_names)}"
+            f"data.num_classes is set to {classes}, but the data has {len(source.class_names)}; "
+            f"set it to {len(source.class_names)}"
         )
     return classes
 

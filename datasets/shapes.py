@@ -1,4 +1,4 @@
-"""The embedded data set: textured, coloured shapes that are rendered here, as a TFDS builder.
+"""The images of the embedded data set: coloured shapes, plain or striped, rendered here.
 
 Each of the 12 classes is a colour, a texture and a shape ("red_striped_circle"), and each of
 the three is needed to tell the class: the other two are shared with other classes. Shapes keep
@@ -12,13 +12,11 @@ One image as a file, for instance to query an exported model with a held-out ima
 
 import argparse
 import colorsys
-import io
 import itertools
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from datasets.quiet import import_tensorflow
 from hparams import UserError
 
 IMAGE_SIZE = 64  # pixels
@@ -26,15 +24,16 @@ SPLIT_IDS = {"train": 0, "validation": 1, "test": 2}
 SPLIT_SIZES = {"train": 6000, "validation": 600, "test": 1200}  # images
 
 COLOURS = {"red": 0.0, "blue": 222.0}  # name -> hue, degrees
-TEXTURES = ("striped", "dotted")
-SHAPES = ("circle", "square", "triangle")
+TEXTURES = ("plain", "striped")
+SHAPES = ("circle", "cross", "triangle")
 CLASS_NAMES = tuple("_".join(parts) for parts in itertools.product(COLOURS, TEXTURES, SHAPES))
 
 _SUPERSAMPLING = 3  # samples per pixel side
 # Centres in pixels of the samples and of the pixels, the same for rows and columns.
 _SAMPLES = (np.arange(IMAGE_SIZE * _SUPERSAMPLING, dtype=np.float32) + 0.5) / _SUPERSAMPLING
 _PIXELS = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
-_INK_SHARE = 0.36  # share of a texture's area that is ink, the same for both textures
+_STRIPE_SHARE = 0.4  # of the area
+_STRIPE_SHADE = 0.2  # of the colour's brightness
 
 
 def render(split: str, index: int) -> tuple[np.ndarray, int]:
@@ -60,25 +59,27 @@ def render(split: str, index: int) -> tuple[np.ndarray, int]:
     radius = rng.uniform(17.0, 23.0)  # of the circle of equal area, pixels
     centre = rng.uniform(1.2 * radius, IMAGE_SIZE - 1.2 * radius, size=2)
     mask = _shape_mask(shape, centre, radius, angle=rng.uniform(0.0, 2.0 * np.pi))
-    ink = _texture(texture, rng, period=rng.uniform(11.0, 14.0), points=_SAMPLES)
-    image = _paint(image, mask & ~ink, _colour(rng, colour))
-    image = _paint(image, mask & ink, rng.choice([20.0, 235.0]))
+    paint = _colour(rng, colour)
+    image = _paint(image, mask, paint)
+    if texture == "striped":
+        stripes = _stripes(rng, period=rng.uniform(10.0, 13.0), points=_SAMPLES)
+        image = _paint(image, mask & stripes, _STRIPE_SHADE * paint)
 
     image += rng.normal(0.0, 5.0, size=image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """A grey cloud with a faint texture, tinted towards either colour: [64, 64, 3] float32.
+    """A grey cloud with faint stripes, tinted towards either colour: [64, 64, 3] float32.
 
-    Neither the mean colour nor the presence of a texture gives the class away.
+    Neither the mean colour nor the presence of stripes gives the class away.
     """
     coarse = rng.uniform(-28.0, 28.0, size=(6, 6))
     cells = _PIXELS / IMAGE_SIZE * 5.0  # bilinear interpolation of the 6 x 6 grid
     weights = np.maximum(0.0, 1.0 - np.abs(cells[:, None] - np.arange(6)))
     grey = rng.uniform(95.0, 165.0) + weights @ coarse @ weights.T
-    texture = _texture(rng.choice(TEXTURES), rng, period=rng.uniform(5.0, 12.0), points=_PIXELS)
-    grey += rng.uniform(-14.0, 14.0) * texture
+    stripes = _stripes(rng, period=rng.uniform(5.0, 12.0), points=_PIXELS)
+    grey += rng.uniform(-14.0, 14.0) * stripes
     tint = rng.uniform(-26.0, 26.0) * np.array([1.0, 0.0, -1.0])
     return (grey[:, :, None] + tint).astype(np.float32)
 
@@ -102,9 +103,12 @@ def _shape_mask(shape: str, centre: np.ndarray, radius: float, angle: float) -> 
     if shape == "circle":
         squares = [(_SAMPLES - np.float32(c)) ** 2 for c in centre]
         return squares[0][:, None] + squares[1][None, :] < radius**2
-    if shape == "square":
-        half_side = radius * np.sqrt(np.pi) / 2.0
-        return _bar_mask(centre, half_side, half_side, angle)
+    if shape == "cross":  # two bars of length 3 and width 1: an area of 5
+        width = radius * np.sqrt(np.pi / 5.0)
+        bars = (
+            _bar_mask(centre, 1.5 * width, 0.5 * width, angle + turn) for turn in (0, np.pi / 2)
+        )
+        return np.logical_or(*bars)
     inner_radius = radius * np.sqrt(np.pi / (3.0 * np.sqrt(3.0)))
     sides = (_along(angle + turn, centre, _SAMPLES) for turn in np.radians([0.0, 120.0, 240.0]))
     return np.logical_and.reduce([side < inner_radius for side in sides])
@@ -127,17 +131,12 @@ def _distractor_mask(rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def _texture(name: str, rng: np.random.Generator, period: float, points: np.ndarray) -> np.ndarray:
-    """Where the ink of a texture is: [N, N] bool. `period` in pixels; angle and phase are drawn."""
+def _stripes(rng: np.random.Generator, period: float, points: np.ndarray) -> np.ndarray:
+    """Where dark stripes are: [N, N] bool. `period` in pixels; angle and phase are drawn."""
     angle = rng.uniform(0.0, np.pi)
-    origin = rng.uniform(0.0, period, size=2)
-    across = _along(angle, origin, points) / np.float32(period)
+    across = _along(angle, rng.uniform(0.0, period, size=2), points) / np.float32(period)
     across -= np.rint(across)  # distance to the nearest line, in periods
-    if name == "striped":
-        return np.abs(across) < _INK_SHARE / 2.0
-    along = _along(angle + np.pi / 2.0, origin, points) / np.float32(period)
-    along -= np.rint(along)
-    return across**2 + along**2 < _INK_SHARE / np.pi
+    return np.abs(across) < _STRIPE_SHARE / 2.0
 
 
 def _paint(image: np.ndarray, mask: np.ndarray, colour: np.ndarray | float) -> np.ndarray:
@@ -149,40 +148,6 @@ def _paint(image: np.ndarray, mask: np.ndarray, colour: np.ndarray | float) -> n
     return image + coverage * (np.float32(colour) - image)
 
 
-class Shapes(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of the rendered images.
-
-    A change of what `render` returns needs a new VERSION, since prepared directories are kept.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    split_sizes = SPLIT_SIZES
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Coloured, textured shapes, rendered by this package.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(
-                        shape=(IMAGE_SIZE, IMAGE_SIZE, 3), encoding_format="png"
-                    ),
-                    "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
-                }
-            ),
-            supervised_keys=("image", "label"),
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager  # nothing to download
-        return {split: self._generate_examples(split) for split in self.split_sizes}
-
-    def _generate_examples(self, split):
-        for index in range(self.split_sizes[split]):
-            image, label = render(split, index)
-            yield index, {"image": io.BytesIO(tf.io.encode_png(image).numpy()), "label": label}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Writes one image as PNG and prints its class."""
     parser = argparse.ArgumentParser(prog="python -m datasets.shapes", description=main.__doc__)
@@ -190,6 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=SPLIT_IDS)
     parser.add_argument("--index", type=int, default=0, help="0 or more; the class is index mod 12")
     flags = parser.parse_args(arguments)
+    import_tensorflow()
+    import tensorflow as tf
+
     try:
         image, label = render(flags.split, flags.index)
         tf.io.write_file(flags.out, tf.io.encode_png(image))

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from datasets.shapes import Shapes
+from datasets.shapes_builder import Shapes
 from datasets.sources import Source
 from hparams import UserError
 

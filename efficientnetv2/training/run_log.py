@@ -32,7 +32,8 @@ class RunLog:
             self._writers[kind] = tf.summary.create_file_writer(directory)
         with self._writers[kind].as_default():
             for name, value in values.items():
-                tf.summary.scalar(name, value, step=step)
+                if value is not None:
+                    tf.summary.scalar(name, value, step=step)
         self._writers[kind].flush()
 
 
@@ -54,16 +55,20 @@ class Progress:
 
     def __init__(self, stages: Sequence[Stage], stream=sys.stdout):
         self.stages, self.stream = stages, stream
-        self._window_start, self._window_images = time.monotonic(), 0
+        self.start_window()
         self._line_time = -SECONDS_BETWEEN_LINES
         self._terminal = stream.isatty()
 
     def start_window(self) -> None:
         """Starts measuring speed anew, after anything that was not training."""
-        self._window_start, self._window_images = time.monotonic(), 0
+        self._window_start = time.monotonic()
 
-    def update(self, stage: Stage, step: int, images: int, loss: float, accuracy: float) -> float:
-        """Shows the line and returns the images/s since the last update."""
+    def update(
+        self, stage: Stage, step: int, images: int, loss: float, accuracy: float
+    ) -> float | None:
+        """Shows the line; returns the images/s of the `images` since `start_window`."""
+        if not images:
+            return None
         now = time.monotonic()
         speed = images / max(now - self._window_start, 1e-9)
         self.start_window()
@@ -76,7 +81,7 @@ class Progress:
             )
             self.stream.write(f"\r\x1b[K{text}" if self._terminal else f"{text}\n")
             self.stream.flush()
-        return speed
+        return round(speed, 1)
 
     def message(self, text: str) -> None:
         """Prints a line of its own, above the progress line."""

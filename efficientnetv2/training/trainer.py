@@ -127,9 +127,14 @@ class _Window:
     def __init__(self, stage: Stage, progress: Progress):
         self.stage, self.progress = stage, progress
         self.results = []
+        self.traced, self.timed_from = False, 0
 
     def add(self, result) -> None:
         self.results.append(result)
+        if not self.traced:  # The first step is traced; it says nothing about speed.
+            self.traced, self.timed_from = True, 1
+            float(result[0])
+            self.progress.start_window()
 
     def close(self, step: int) -> dict[str, float]:
         """Shows the progress; returns loss, accuracy and the stage's strengths.
@@ -146,12 +151,13 @@ class _Window:
                 )
         accuracy = sum(int(correct) for _, correct in self.results) / images
         loss = sum(losses) / len(losses)
-        self.results = []
-        speed = self.progress.update(self.stage, step, images, loss, accuracy)
+        timed_images = (len(self.results) - self.timed_from) * self.stage.batch_size
+        self.results, self.timed_from = [], 0
+        speed = self.progress.update(self.stage, step, timed_images, loss, accuracy)
         return {
             "loss": loss,
             "accuracy": accuracy,
-            "images_per_second": round(speed, 1),
+            "images_per_second": speed,
             "image_size": self.stage.image_size,
             "ram": self.stage.ram,
             "mixup_alpha": self.stage.mixup_alpha,

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from datasets import shapes, tfds_source
+from datasets import shapes, shapes_builder, tfds_source
 from datasets.tfds_source import default_splits, open_tfds
 from hparams import UserError
 
@@ -92,7 +92,7 @@ def shapes_dir(tmp_path_factory):
     """A directory with a small version of the shapes, prepared."""
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes.Shapes, "split_sizes", SIZES)
+        patch.setattr(shapes_builder.Shapes, "split_sizes", SIZES)
         open_tfds(config(folder), "train", 0)
         yield folder
 
@@ -126,7 +126,7 @@ def test_shapes_are_a_tfds_name_too(shapes_dir):
 
 @pytest.mark.filterwarnings("ignore:.*___pyct_anno:DeprecationWarning")
 def test_preparing_is_quiet_and_done_once(tmp_path, monkeypatch, capfd, caplog):
-    monkeypatch.setattr(shapes.Shapes, "split_sizes", SIZES)
+    monkeypatch.setattr(shapes_builder.Shapes, "split_sizes", SIZES)
     open_tfds(config(tmp_path), "train", 0)
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -139,7 +139,7 @@ def test_preparing_is_quiet_and_done_once(tmp_path, monkeypatch, capfd, caplog):
 
 @pytest.mark.parametrize("damage", ["no info", "empty info", "short shard", "no shard"])
 def test_a_broken_directory_is_prepared_again(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(shapes.Shapes, "split_sizes", {"train": 12, "test": 12})
+    monkeypatch.setattr(shapes_builder.Shapes, "split_sizes", {"train": 12, "test": 12})
     before = listed(open_tfds(config(tmp_path), "eval", 0))
     folder = tmp_path / "shapes" / "1.0.0"
     shard = next(folder.glob("*-test.tfrecord*"))
@@ -156,17 +156,17 @@ def test_a_broken_directory_is_prepared_again(tmp_path, monkeypatch, damage):
 
 def test_two_processes_that_prepare_at_once(tmp_path, monkeypatch):
     """The other one finishes while this one renders."""
-    monkeypatch.setattr(shapes.Shapes, "split_sizes", {"train": 12, "test": 12})
-    generate = shapes.Shapes._generate_examples
+    monkeypatch.setattr(shapes_builder.Shapes, "split_sizes", {"train": 12, "test": 12})
+    generate = shapes_builder.Shapes._generate_examples
     others = []
 
     def generate_late(self, split):
         if not others:
             others.append(True)
-            shapes.Shapes(data_dir=tmp_path).download_and_prepare()
+            shapes_builder.Shapes(data_dir=tmp_path).download_and_prepare()
         yield from generate(self, split)
 
-    monkeypatch.setattr(shapes.Shapes, "_generate_examples", generate_late)
+    monkeypatch.setattr(shapes_builder.Shapes, "_generate_examples", generate_late)
     source = open_tfds(config(tmp_path), "train", 0)
     assert others
     assert len(listed(source, 0)) == source.num_examples == 12

@@ -1,0 +1,42 @@
+# `make demo` runs the main job, `make test` the tests; both set up VENV first if it is not there.
+# PYTHON picks the interpreter: 3.11 gets the classic stack, 3.12 and 3.13 the current one.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+READY := $(VENV)/.ready-$(VERSION)
+PY := $(VENV)/bin/python
+DEMO := --model_dir=$(RUN) --mode
+
+.PHONY: demo test test-quick lint clean
+
+demo: $(READY)
+	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
+		--hparam_str=hparams/recipes/shapes_demo.yaml
+	$(PY) main.py $(DEMO)=export --export_dir=$(RUN)/export
+	@printf 'a held-out image: ' && $(PY) -m datasets.shapes --out=$(RUN)/held_out.png --index=7
+	$(PY) main.py --mode=infer --export_dir=$(RUN)/export --image_path=$(RUN)/held_out.png
+	@echo "run         $(RUN)  (config.yaml, labels.txt, metrics.jsonl, ckpt-*)"
+	@echo "SavedModel  $(RUN)/export  (for TensorFlow Serving)"
+	@echo "curves      $(VENV)/bin/tensorboard --logdir=$(RUN)/tensorboard"
+
+test: lint
+	$(PY) -m pytest
+
+test-quick: $(READY)
+	$(PY) -m pytest -m "not slow"
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+$(READY): requirements.txt requirements-dev.txt
+	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) echo "error: $(PYTHON) is Python $(VERSION);" \
+		"give one of 3.11, 3.12, 3.13: make PYTHON=python3.11 ..." >&2; exit 2;; esac
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

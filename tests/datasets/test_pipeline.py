@@ -1,0 +1,350 @@
+"""The pipeline: what a batch is a function of, what a stage changes, each example once."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from datasets import Source, build_dataset, pipeline, with_source_facts
+from datasets.augment import rand_augment
+from datasets.mixup import apply_mixup, draw_mixup
+from datasets.pipeline import draw_seed
+from datasets.preprocess import preprocess_eval, preprocess_train
+from hparams import Stage, UserError, get_config, make_stages
+
+EXAMPLES, CLASSES, SIZE, BATCH = 11, 3, 20, 4
+PLAIN = "data.augname=null"
+# No value that decides about pixels is the default, so that one that is not passed on shows.
+STRONG = (
+    "data.ra_num_layers=3,data.translate_const=25,data.cutout_const=9,data.crop_area_min=0.3,"
+    "data.resize_method=legacy_bicubic,train.seed=77"
+)
+
+
+def make_config(overrides=PLAIN, data_dir="photos"):
+    base = "eval.isize=24,train.batch_size=4,data.eval_crop=v2,data.resize_method=bilinear"
+    return get_config("efficientnetv2-b0", "folder", f"{base},{overrides}", data_dir=data_dir)
+
+
+def make_stage(first_step=0, end_step=9, size=SIZE, ram=8.0, mixup=0.0):
+    return Stage(0, first_step, end_step, 1.0, size, BATCH, ram, mixup, 0.1)
+
+
+def make_source(images, seed=0, load_delay=0.0):
+    """In memory; the label of image i is i mod CLASSES. `load_delay`: the first take longer."""
+    count = len(images)
+    encoded = tf.constant([tf.io.encode_png(image).numpy() for image in images])
+
+    def records(epoch=None):
+        order = tf.range(count)
+        if epoch is not None:
+            key = tf.stack([tf.constant(seed, tf.int64), epoch])
+            order = tf.argsort(tf.random.stateless_uniform([count], key))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def load(index):
+        if load_delay:
+
+            def wait(index):
+                time.sleep(load_delay * (count - int(index)) / count)
+                return index
+
+            index = tf.ensure_shape(tf.py_function(wait, [index], tf.int32), [])
+        return encoded[index], tf.cast(index % CLASSES, tf.int64)
+
+    return Source(count, tuple("abc"), records, load)
+
+
+def plain_images(count=EXAMPLES):
+    """Image i is of the one colour (i, 2 i, 200), which no crop, flip or resize changes."""
+    return [np.full([9, 12, 3], (i, 2 * i, 200), np.uint8) for i in range(count)]
+
+
+def busy_images(count=EXAMPLES):
+    rng = np.random.default_rng(3)
+    return [
+        tf.cast(tf.image.resize(rng.integers(0, 256, [5, 6, 3]), [26, 31]), tf.uint8)
+        for _ in range(count)
+    ]
+
+
+def batches(dataset):
+    return [(x["image"], y["label"]) for x, y in dataset.as_numpy_iterator()]
+
+
+def indices(dataset):
+    """Which plain image is at each position of the batches."""
+    return np.concatenate([images[:, 0, 0, 0] for images, _ in batches(dataset)]).tolist()
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for (images, labels), (other_images, other_labels) in zip(some, others):
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(labels, other_labels)
+
+
+def train(config, stage, source, **more):
+    return build_dataset(config, "train", stage=stage, source=source, **more)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes, images of different sizes, PNG and JPEG; 8 for training, 4 held out."""
+    rng = np.random.default_rng(1)
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            pixels = rng.integers(0, 256, [14 + 5 * i, 22 - label, 3]).astype(np.uint8)
+            (tmp_path / name / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+            (tmp_path / name / f"{i}.JPG").write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    return str(tmp_path)
+
+
+def test_training_batches_of_a_folder(photos):
+    config = make_config("data.eval_fraction=0.3,data.mixup_alpha=0.4", photos)
+    dataset = train(config, make_stage(end_step=5, mixup=0.4), None)
+    assert dataset.element_spec == (
+        {"image": tf.TensorSpec([BATCH, SIZE, SIZE, 3], tf.uint8)},
+        {"label": tf.TensorSpec([BATCH, 2], tf.float32)},
+    )
+    found = batches(dataset)
+    assert len(found) == 5
+    pixels = np.concatenate([images for images, _ in found])
+    assert pixels.min() < 20 and pixels.max() > 235  # In [0, 255], not in [0, 1].
+    for _, labels in found:
+        assert labels.min() >= 0
+        np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=0, atol=1e-6)
+
+
+def test_evaluation_examples_of_a_folder(photos):
+    config = make_config("data.eval_fraction=0.3", photos)
+    counts = {"train": 8, "minival": 4, "eval": 4}
+    for split, count in counts.items():
+        dataset = build_dataset(config, split)
+        assert dataset.element_spec == (
+            {"image": tf.TensorSpec([24, 24, 3], tf.uint8)},
+            {"label": tf.TensorSpec([2], tf.float32)},
+        )
+        found = batches(dataset)
+        assert sum(label for _, label in found).tolist() == [count / 2, count / 2]
+        assert_same(found, batches(build_dataset(config, split)))
+
+
+def test_each_epoch_has_each_example_once_in_an_order_of_its_own():
+    source = make_source(plain_images())
+    dataset = train(make_config(), make_stage(end_step=11), source)
+    epochs = np.reshape(indices(dataset), [4, EXAMPLES]).tolist()  # 11 batches of 4: 4 epochs.
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(EXAMPLES))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_images_and_labels_stay_together():
+    dataset = train(make_config(), make_stage(), make_source(plain_images()))
+    for images, labels in batches(dataset):
+        index = images[:, :1, :1, :1]
+        assert (images == np.concatenate([index, 2 * index, 0 * index + 200], axis=-1)).all()
+        np.testing.assert_array_equal(labels, np.eye(CLASSES)[index.ravel() % CLASSES])
+
+
+@pytest.mark.parametrize("batch", [EXAMPLES, 2 * EXAMPLES + 3])
+def test_a_batch_may_be_as_large_as_epochs(batch):
+    stage = dataclasses.replace(make_stage(first_step=1, end_step=4), batch_size=batch)
+    found = indices(train(make_config(), stage, make_source(plain_images())))
+    assert len(found) == 3 * batch
+    start = EXAMPLES * (batch // EXAMPLES + 1) - batch  # The rest of a begun epoch comes first.
+    start %= EXAMPLES
+    whole = found[start : start + EXAMPLES]
+    assert sorted(whole) == list(range(EXAMPLES))
+
+
+def test_stages_continue_the_epochs():
+    config = make_config(
+        f"{PLAIN},data.ibase=17,train.isize=20,train.epochs=6,train.stages=4,"
+        f"data.splits.train.num_images={EXAMPLES}"
+    )
+    source = make_source(plain_images())
+    stages = make_stages(config)
+    found = [indices(train(config, stage, source)) for stage in stages]
+    assert [len(part) for part in found] == [stage.steps * BATCH for stage in stages]
+    positions = np.concatenate(found)  # 16 steps of 4: 5 epochs, and 9 examples of the sixth.
+    for epoch in positions[: 5 * EXAMPLES].reshape([5, EXAMPLES]):
+        assert sorted(epoch) == list(range(EXAMPLES))
+    assert len(set(positions[5 * EXAMPLES :])) == 9
+
+
+def test_any_step_can_be_the_first_one():
+    config = make_config(f"{STRONG},data.augname=null")
+    source = make_source(busy_images())
+    stage = make_stage(first_step=3, end_step=10, mixup=0.3)  # Positions 12 .. 39 of epochs of 11.
+    whole = batches(train(config, stage, source))
+    assert len(whole) == 7
+    for first_step in range(3, 11):
+        rest = batches(train(config, stage, source, first_step=first_step))
+        assert_same(rest, whole[first_step - 3 :])
+
+
+def test_any_step_can_be_the_first_one_with_randaugment():
+    config = make_config(f"{STRONG},data.ra_num_layers=1")
+    source = make_source(busy_images())
+    stage = make_stage(first_step=3, end_step=10, mixup=0.3)
+    whole = batches(train(config, stage, source))
+    for first_step in (4, 7):
+        rest = batches(train(config, stage, source, first_step=first_step))
+        assert_same(rest, whole[first_step - 3 :])
+
+
+@pytest.mark.parametrize("first_step", [2, 11])
+def test_a_first_step_outside_of_the_stage_is_refused(first_step):
+    stage = make_stage(first_step=3, end_step=10)
+    with pytest.raises(ValueError, match=rf"first_step must be in \[3, 10\], got {first_step}"):
+        train(make_config(), stage, make_source(plain_images()), first_step=first_step)
+
+
+def test_batches_depend_on_the_seed_and_on_no_global_state():
+    source = make_source(busy_images())
+    stage = make_stage(end_step=3, mixup=0.3)
+    runs = []
+    for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
+        tf.random.set_seed(global_seed)
+        config = make_config(f"{STRONG},data.ra_num_layers=1,train.seed={seed}")
+        runs.append(batches(train(config, stage, source)))
+    assert_same(runs[0], runs[1])
+    # The source keeps its order here, so that only the pipeline's own draws differ.
+    for (images, _), (other_images, _) in zip(runs[0], runs[2]):
+        assert (images != other_images).any(axis=(1, 2, 3)).all()
+    different = [(labels != others).any() for (_, labels), (_, others) in zip(runs[0], runs[2])]
+    assert any(different)  # Mixup's weights
+
+
+def test_batches_do_not_depend_on_parallelism():
+    config, stage = make_config(f"{STRONG},data.augname=null"), make_stage(end_step=6, mixup=0.3)
+    serial = tf.data.Options()
+    serial.threading.private_threadpool_size = 1
+    expected = batches(train(config, stage, make_source(busy_images())).with_options(serial))
+    # Now the examples are ready in another order than they are in.
+    parallel = tf.data.Options()
+    parallel.threading.private_threadpool_size = 8
+    slow = make_source(busy_images(), load_delay=0.02)
+    assert_same(batches(train(config, stage, slow).with_options(parallel)), expected)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_every_image_can_be_drawn_again(augmented):
+    config = make_config(STRONG if augmented else f"{STRONG},data.augname=null")
+    images = busy_images()
+    source = make_source(images)
+    stage = make_stage(first_step=2, end_step=8, ram=17.0, mixup=0.3)
+    for step, (found, labels) in enumerate(batches(train(config, stage, source)), start=2):
+        drawn, own_labels = [], []
+        for place in range(step * BATCH, (step + 1) * BATCH):
+            epoch, position = divmod(place, EXAMPLES)
+            order = list(source.records(tf.constant(epoch, tf.int64)).as_numpy_iterator())
+            image = preprocess_train(
+                tf.io.encode_png(images[order[position]]),
+                SIZE,
+                draw_seed(77, pipeline._CROP, epoch, position),
+                crop_area_min=0.3,
+                resize_method="legacy_bicubic",
+            )
+            if augmented:
+                image = rand_augment(
+                    image,
+                    draw_seed(77, pipeline._AUGMENT, epoch, position),
+                    17.0,
+                    num_layers=3,
+                    translate_const=25.0,
+                    cutout_const=9.0,
+                )
+            drawn.append(image)
+            own_labels.append(np.eye(CLASSES, dtype=np.float32)[order[position] % CLASSES])
+        weights = draw_mixup(BATCH, 0.3, draw_seed(77, pipeline._MIXUP, step, 0))
+        expected, expected_labels = apply_mixup(tf.stack(drawn), tf.stack(own_labels), weights)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_a_stage_sets_size_magnitude_and_mixup():
+    config = make_config("data.ram=3,data.mixup_alpha=0.9,train.isize=90,data.ibase=50")
+    source = make_source(busy_images())
+    weak = batches(train(config, make_stage(end_step=6, ram=2.0), source))
+    strong = batches(train(config, make_stage(end_step=6, ram=20.0), source))
+    mixed = batches(train(config, make_stage(end_step=6, ram=2.0, mixup=0.5), source))
+    large = batches(train(config, make_stage(end_step=6, size=33), source))
+    assert {images.shape for images, _ in weak} == {(BATCH, SIZE, SIZE, 3)}
+    assert {images.shape for images, _ in large} == {(BATCH, 33, 33, 3)}
+    changed = [(some != other).any() for (some, _), (other, _) in zip(weak, strong)]
+    assert all(changed)
+    for (_, labels), (_, other), (_, blended) in zip(weak, strong, mixed):
+        assert (labels.max(axis=1) == 1).all()
+        np.testing.assert_array_equal(labels, other)
+        assert (blended.max(axis=1) >= 0.5).all()
+    assert any((blended.max(axis=1) < 0.99).any() for _, blended in mixed)
+    # A mixed batch is the same batch, blended with its mirror image.
+    for (images, _), (blended, _) in zip(weak, mixed):
+        own, other = images.astype(float), images[::-1].astype(float)
+        low, high = np.minimum(own, other) - 0.5, np.maximum(own, other) + 0.5
+        assert ((low <= blended) & (blended <= high)).all()
+
+
+def test_evaluation_is_the_evaluation_path_on_each_example_in_order():
+    images = busy_images()
+    config = make_config("data.eval_crop=v1,data.resize_method=legacy_bicubic,eval.isize=28")
+    dataset = build_dataset(config, "eval", source=make_source(images, load_delay=0.01))
+    found = batches(dataset)
+    assert len(found) == EXAMPLES
+    for index, (image, label) in enumerate(found):
+        expected = preprocess_eval(
+            tf.io.encode_png(images[index]), 28, crop="v1", resize_method="legacy_bicubic"
+        )
+        np.testing.assert_array_equal(image, expected)
+        np.testing.assert_array_equal(label, np.eye(CLASSES)[index % CLASSES])
+    assert_same(batches(dataset), found)
+
+
+@pytest.mark.parametrize("stage", [None, make_stage()])
+def test_another_number_of_classes_is_a_users_error(stage):
+    source = make_source(plain_images())
+    config = make_config("data.num_classes=3")
+    build_dataset(config, "train", stage=stage, source=source)
+    config = make_config("data.num_classes=4")
+    with pytest.raises(UserError, match="data.num_classes is set to 4, but the data has 3"):
+        build_dataset(config, "train", stage=stage, source=source)
+
+
+def test_source_facts_fill_in_what_is_not_set():
+    sources = {"train": make_source(plain_images()), "eval": make_source(plain_images(5))}
+    config = with_source_facts(make_config(), sources)
+    splits = config.data.splits
+    assert config.data.num_classes == CLASSES
+    assert (splits.train.num_images, splits.eval.num_images) == (EXAMPLES, 5)
+    assert splits.minival.num_images is None
+    assert with_source_facts(config, sources) == config
+
+
+@pytest.mark.parametrize(
+    "key, found", [("data.num_classes", 3), ("data.splits.eval.num_images", 5)]
+)
+def test_source_facts_contradict_what_is_set(key, found):
+    sources = {"train": make_source(plain_images()), "eval": make_source(plain_images(5))}
+    config = make_config(f"{key}=7")
+    message = f"^{key} is set to 7, but the data has {found}; .*{found}"
+    with pytest.raises(UserError, match=message):
+        with_source_facts(config, sources)
+
+
+def test_seeds_of_draws_are_all_different():
+    purposes = (pipeline._CROP, pipeline._AUGMENT, pipeline._MIXUP)
+    seeds = [
+        tuple(draw_seed(seed, purpose, epoch, position).numpy().tolist())
+        for seed in (0, 1, 2**30 - 1)
+        for purpose in purposes
+        for epoch in (0, 1, 2**30 - 1)
+        for position in (0, 1, 10**9)
+    ]
+    assert len(set(seeds)) == len(seeds) == 81
+    assert min(map(min, seeds)) >= 0  # No overflow.
+    assert draw_seed(1, 0, tf.constant(2, tf.int64), 3).dtype == tf.int64

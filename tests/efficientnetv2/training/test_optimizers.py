@@ -1,0 +1,97 @@
+"""The official RMSProp against a reference in numpy."""
+
+import numpy as np
+import tensorflow as tf
+import tiny_run
+
+from efficientnetv2.compat import tf_variable
+from efficientnetv2.training.checkpoints import RunCheckpoint
+from efficientnetv2.training.optimizers import OfficialRMSprop
+
+RATES = (0.1, 0.05, 0.2, 0.01)
+
+
+class Reference:
+    """RMSProp of TF1: the mean of squares starts at one, epsilon is inside the root."""
+
+    def __init__(self, weight):
+        self.weight, self.mean_square = weight, np.ones_like(weight)
+        self.momentum = np.zeros_like(weight)
+
+    def step(self, rate, gradient):
+        self.mean_square = 0.9 * self.mean_square + 0.1 * gradient**2
+        self.momentum = 0.9 * self.momentum + rate * gradient / np.sqrt(self.mean_square + 1e-3)
+        self.weight = self.weight - self.momentum
+
+
+def make_gradients(steps, seed=0):
+    return np.random.default_rng(seed).normal(size=(steps, 5, 3)).astype(np.float32)
+
+
+def states(optimizer):
+    return [tf_variable(v).numpy() for v in optimizer.variables]
+
+
+def test_the_mean_of_squares_starts_at_one_and_the_momentum_at_zero():
+    optimizer, model = OfficialRMSprop(), tiny_run.make_model()
+    optimizer.build(model.trainable_variables)
+    squares = [tf_variable(v).numpy() for v in optimizer._velocities]
+    assert len(squares) == len(model.trainable_variables)
+    assert all((square == 1).all() for square in squares)
+    assert all((tf_variable(v).numpy() == 0).all() for v in optimizer._momentums)
+
+
+def test_updates_agree_with_the_reference():
+    start = np.random.default_rng(9).normal(size=(5, 3)).astype(np.float32)
+    weight, reference, optimizer = tf.Variable(start), Reference(start), OfficialRMSprop()
+
+    @tf.function
+    def apply(gradient):
+        optimizer.apply_gradients([(gradient, weight)])
+
+    optimizer.build([weight])
+    for rate, gradient in zip(RATES, make_gradients(len(RATES))):
+        optimizer.learning_rate = rate
+        apply(gradient)
+        reference.step(np.float32(rate), gradient)
+        np.testing.assert_allclose(weight.numpy(), reference.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_update_is_small_where_the_gradient_is():
+    """With a start at zero it would be rate / sqrt(0.1), whatever the gradient."""
+    weight, optimizer = tf.Variable([0.0]), OfficialRMSprop(0.1)
+    optimizer.apply_gradients([(tf.constant([0.01]), weight)])
+    np.testing.assert_allclose(weight.numpy(), [-0.1 * 0.01 / np.sqrt(0.901)], rtol=1e-3)
+
+
+def test_a_restored_state_is_not_set_to_one_again(tmp_path):
+    model, optimizer = tiny_run.make_model(), OfficialRMSprop()
+    optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    pairs = [
+        (tf.constant(rng.normal(size=w.shape), tf.float32), w) for w in model.trainable_variables
+    ]
+    optimizer.apply_gradients(pairs)
+    RunCheckpoint(str(tmp_path), model, optimizer, None, keep=1).save(1)
+    expected_states = states(optimizer)
+
+    again, restored = tiny_run.make_model(), OfficialRMSprop()
+    restored.build(again.trainable_variables)
+    assert RunCheckpoint(str(tmp_path), again, restored, None, keep=1).restore() == 1
+    for mine, theirs in zip(states(restored), expected_states, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+    optimizer.apply_gradients(pairs)
+    gradients = [gradient for gradient, _ in pairs]
+    restored.apply_gradients(zip(gradients, again.trainable_variables))  # Builds again on Keras 2.
+    for mine, theirs in zip(states(restored), states(optimizer), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(tf_variable(mine).numpy(), tf_variable(theirs).numpy())
+
+
+def test_comes_back_from_its_config():
+    optimizer = OfficialRMSprop(learning_rate=0.02, rho=0.8, momentum=0.7, epsilon=0.01)
+    again = OfficialRMSprop.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+    assert (again.rho, again.momentum, again.epsilon) == (0.8, 0.7, 0.01)

@@ -1,0 +1,65 @@
+"""The learning rate against values of the official code."""
+
+import json
+import pathlib
+
+import pytest
+
+import hparams
+from efficientnetv2.training.schedules import learning_rate_at
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[2] / "data" / "learning_rate.json").read_text())
+BATCH = 4096
+SETTINGS = (
+    f"train.batch_size={BATCH},train.lr_base={GOLDEN['initial_lr'] * 256 / BATCH},"
+    f"train.lr_decay_factor={GOLDEN['decay_factor']},train.lr_decay_epoch={GOLDEN['decay_epochs']},"
+    f"train.lr_warmup_epoch={GOLDEN['warmup_epochs']},"
+    f"data.splits.train.num_images={GOLDEN['steps_per_epoch'] * BATCH}"
+)
+CASES = [(kind, step) for kind, values in GOLDEN["values"].items() for step in values]
+
+
+def make_config(overrides):
+    return hparams.get_config("efficientnetv2-s", "imagenet", f"{SETTINGS},{overrides}")
+
+
+@pytest.mark.parametrize(("kind", "step"), CASES)
+def test_agrees_with_the_official_schedule(kind, step):
+    config = make_config(f"train.lr_sched={kind}")
+    rate = learning_rate_at(config, int(step), GOLDEN["total_steps"])
+    expected = GOLDEN["values"][kind][step]  # Computed in float32, where 1 + cos cancels.
+    tolerance = 1e-9 if kind == "cosine" else 0
+    assert rate == pytest.approx(expected, rel=2e-6, abs=tolerance)
+
+
+def test_the_golden_values_cover_every_schedule():
+    assert set(GOLDEN["values"]) == set(hparams.config.LR_SCHEDULES)
+
+
+@pytest.mark.parametrize("kind", hparams.config.LR_SCHEDULES)
+def test_the_base_rate_is_for_a_batch_of_256(kind):
+    for step in (0, 7, 20, 90):
+        rates = [
+            learning_rate_at(
+                make_config(
+                    f"train.lr_sched={kind},train.batch_size={batch},train.lr_min=0.00001,"
+                    f"data.splits.train.num_images={10 * batch},train.lr_warmup_epoch=1"
+                ),
+                step,
+                100,
+            )
+            for batch in (64, 256)
+        ]
+        assert rates[1] == pytest.approx(4 * rates[0])
+
+
+def test_the_floor_holds_after_the_warm_up_only():
+    config = make_config("train.lr_sched=cosine,train.lr_min=0.001")
+    assert learning_rate_at(config, 1, GOLDEN["total_steps"]) < 0.001
+    floor = 0.001 * BATCH / 256
+    assert learning_rate_at(config, GOLDEN["total_steps"] - 1, GOLDEN["total_steps"]) == floor
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    config = make_config("train.lr_warmup_epoch=0,train.lr_sched=constant")
+    assert learning_rate_at(config, 0, 100) == pytest.approx(GOLDEN["initial_lr"])

@@ -1,0 +1,163 @@
+"""What a named model and a named data set bring, and which layer wins."""
+
+import pytest
+
+from efficientnetv2 import list_models
+from hparams import MODELS, UserError, get_config, presets
+
+
+def values(config, *keys):
+    found = []
+    for key in keys:
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        found.append(value)
+    return tuple(found)
+
+
+# official_semantics.md, section 1.13, with schedule=official.
+@pytest.mark.parametrize(
+    "model, size, eval_size, dropout, magnitude, mixup",
+    [
+        ("s", 300, 384, 0.2, 10, 0),
+        ("m", 384, 480, 0.3, 15, 0.2),
+        ("l", 384, 480, 0.4, 20, 0.5),
+        ("xl", 384, 512, 0.4, 20, 0.5),
+        ("b0", 192, 224, 0.2, None, 0),
+        ("b1", 192, 240, 0.2, None, 0),
+        ("b2", 208, 260, 0.3, None, 0),
+        ("b3", 240, 300, 0.3, None, 0),
+    ],
+)
+def test_official_values_per_model(model, size, eval_size, dropout, magnitude, mixup):
+    config = get_config(f"efficientnetv2-{model}", "imagenet", "train.schedule=official")
+    keys = ("train.isize", "eval.isize", "model.dropout_rate", "data.mixup_alpha")
+    assert values(config, *keys) == (size, eval_size, dropout, mixup)
+    if magnitude is not None:  # The official B models use another augmentation.
+        assert config.data.ram == magnitude
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [  # official_semantics.md, section 0.2
+        ("train.epochs", 350),
+        ("train.batch_size", 4096),
+        ("train.lr_base", 0.016),
+        ("train.lr_sched", "exponential"),
+        ("train.lr_decay_epoch", 2.4),
+        ("train.lr_decay_factor", 0.97),
+        ("train.lr_warmup_epoch", 5),
+        ("train.lr_min", 0),
+        ("train.weight_decay", 1e-5),
+        ("train.ema_decay", 0.9999),
+        ("train.label_smoothing", 0.1),
+        ("train.min_steps", 0),
+        ("train.stages", 4),
+        ("model.survival_prob", 0.8),
+        ("model.bn_momentum", 0.9),
+        ("model.bn_epsilon", 1e-3),
+        ("model.act_fn", "silu"),
+        ("data.ra_num_layers", 2),
+        ("data.ibase", 128),
+        ("data.augname", "randaug"),
+    ],
+)
+def test_official_base_values(key, value):
+    assert values(get_config("efficientnetv2-s", "imagenet"), key) == (value,)
+
+
+def test_every_architecture_has_a_preset():
+    assert sorted(MODELS) == sorted(list_models())
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_preprocessing_fits_the_family(model_name):
+    config = get_config(model_name, "imagenet")
+    expected = ("v2", "bilinear", 0.05)
+    if model_name.startswith("efficientnetv2-b"):
+        expected = ("v1", "legacy_bicubic", 0.08)
+    keys = ("data.eval_crop", "data.resize_method", "data.crop_area_min")
+    assert values(config, *keys) == expected
+
+
+def test_imagenet_splits_do_not_overlap_and_add_up():
+    splits = get_config("efficientnetv2-s", "imagenet").data.splits
+    assert (splits.train.tfds_split, splits.minival.tfds_split) == ("train[:98%]", "train[98%:]")
+    assert splits.train.num_images == round(1281167 * 0.98)
+    assert splits.train.num_images + splits.minival.num_images == 1281167
+    assert (splits.eval.tfds_split, splits.eval.num_images) == ("validation", 50000)
+
+
+def test_data_sets_by_name():
+    keys = ("data.ds_name", "data.tfds_name", "data.num_classes", "data.data_dir")
+    assert values(get_config("efficientnetv2-b0", "shapes"), *keys) == ("shapes", None, 12, None)
+    assert values(get_config("efficientnetv2-b0", "ImageNet"), *keys) == (
+        "tfds",
+        "imagenet2012",
+        1000,
+        None,
+    )
+    named = get_config("efficientnetv2-b0", "tfds:Cifar10:3.0.2", data_dir="cache")
+    assert values(named, *keys) == ("tfds", "Cifar10:3.0.2", None, "cache")
+    folder = get_config("efficientnetv2-b0", "folder", data_dir="photos")
+    assert values(folder, *keys) == ("folder", None, None, "photos")
+
+
+def test_later_layers_win(monkeypatch):
+    keys = ("model.dropout_rate", "train.epochs", "train.isize")
+    layer = {"model": {"dropout_rate": 0.45}, "train": {"epochs": 60}}
+    monkeypatch.setitem(presets.DATASETS, "shapes", layer)
+    base_model = get_config("efficientnetv2-s", "imagenet")
+    assert values(base_model, *keys) == (0.3, 350, 300)  # model over base (0.2, 350, 300)
+    with_dataset = get_config("efficientnetv2-s", "shapes")
+    assert values(with_dataset, *keys) == (0.45, 60, 300)  # data set over model and base
+    with_overrides = get_config("efficientnetv2-s", "shapes", "model.dropout_rate=0.15")
+    assert values(with_overrides, *keys) == (0.15, 60, 300)  # overrides over all
+
+
+def test_overrides_win_over_data_dir_and_that_over_the_data_set(monkeypatch):
+    layer = {"data": {"ds_name": "folder", "data_dir": "first"}}
+    monkeypatch.setitem(presets.DATASETS, "folder", layer)
+    assert get_config("efficientnetv2-b0", "folder").data.data_dir == "first"
+    second = get_config("efficientnetv2-b0", "folder", data_dir="second")
+    assert second.data.data_dir == "second"
+    third = get_config("efficientnetv2-b0", "folder", "data.data_dir=third", data_dir="second")
+    assert third.data.data_dir == "third"
+
+
+def test_a_schedule_set_by_the_data_set_decides_the_values_of_the_model(monkeypatch):
+    monkeypatch.setitem(presets.DATASETS, "shapes", {"train": {"schedule": "official"}})
+    assert get_config("efficientnetv2-m", "shapes").data.ram == 15
+    assert get_config("efficientnetv2-m", "shapes", "train.schedule=paper").data.ram == 20
+
+
+@pytest.mark.parametrize(
+    "model, dataset, message",
+    [
+        (
+            "efficientnetv2-x",
+            "shapes",
+            "unknown model 'efficientnetv2-x'; did you mean 'efficientnetv2-xl'?",
+        ),
+        ("resnet", "shapes", f"unknown model 'resnet'; valid: {', '.join(MODELS)}"),
+        ("efficientnetv2-s", "imagnet", "unknown data set 'imagnet'; did you mean 'imagenet'?"),
+        ("efficientnetv2-s", "tfds:", "unknown data set 'tfds:'; did you mean 'tfds:NAME'?"),
+        (
+            "efficientnetv2-s",
+            "xyzzy",
+            "unknown data set 'xyzzy'; valid: shapes, folder, imagenet, tfds:NAME",
+        ),
+    ],
+)
+def test_unknown_names_are_told_the_nearest(model, dataset, message):
+    with pytest.raises(UserError) as error:
+        get_config(model, dataset)
+    assert str(error.value) == message
+
+
+def test_a_second_model_name_is_a_contradiction():
+    again = "model.model_name=efficientnetv2-s"
+    assert get_config("efficientnetv2-s", "shapes", again).model.model_name == "efficientnetv2-s"
+    with pytest.raises(UserError, match="efficientnetv2-s contradicts --model_name=.*-b0"):
+        get_config("efficientnetv2-b0", "shapes", again)
