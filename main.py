@@ -6,6 +6,7 @@
 
 import json
 import sys
+import types
 
 from absl import app, flags, logging
 
@@ -49,19 +50,18 @@ def train() -> None:
         return print(hparams.stage_table(hparams.make_stages(config)))
     import_tensorflow()
     import datasets
+    from efficientnetv2 import run_dir
+    from efficientnetv2.training import Trainer, make_strategy
 
+    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)  # First: a TPU must be found before any op.
     splits = ["train", "minival", "eval"] if evaluates else ["train"]
     sources = {s: datasets.open_source(config.data, s, config.train.seed) for s in splits}
     config = datasets.with_source_facts(config, sources)
     stages = hparams.make_stages(config)
-    print(hparams.stage_table(stages))
+    print(hparams.stage_table(stages), flush=True)
     if FLAGS.dry_run:
         return
 
-    from efficientnetv2 import run_dir
-    from efficientnetv2.training import Trainer, make_strategy
-
-    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)
     run_dir.start_run(FLAGS.model_dir, config, sources["train"].class_names)
     trainer = Trainer(config, stages, FLAGS.model_dir, strategy)
 
@@ -73,19 +73,26 @@ def train() -> None:
     def examples(split):
         return datasets.build_dataset(config, split, source=sources[split])
 
-    trainer.train(batches, (lambda: examples("minival")) if evaluates else None)
-    if evaluates:
-        report({"step": trainer.step, **trainer.evaluate(examples("eval"))})
+    last = trainer.train(batches, (lambda: examples("minival")) if evaluates else None)
+    report({"step": trainer.step, **(trainer.evaluate(examples("eval")) if evaluates else last)})
 
 
 def evaluate() -> None:
     """Mode eval: the averaged weights of a run on its `eval` split."""
-    config, _, model, loaded = trained_model()
+    run = trained_run()
     import datasets
-    from efficientnetv2.training import Evaluator, make_strategy
+    from efficientnetv2.training import Evaluator
 
-    evaluator = Evaluator(make_strategy("one"), model, config.eval.batch_size)
-    report({"step": loaded.step, **evaluator(datasets.build_dataset(config, "eval"))})
+    config = run.config
+    source = datasets.open_source(config.data, "eval", config.train.seed)
+    if source.class_names != run.class_names:
+        raise UserError(
+            f"the classes of the data are not those of {FLAGS.model_dir}/labels.txt; "
+            "give the --data_dir that was trained on"
+        )
+    evaluator = Evaluator(run.strategy, run.model, config.eval.batch_size)
+    scores = evaluator(datasets.build_dataset(config, "eval", source=source))
+    report({"step": run.loaded.step, **scores})
 
 
 def infer() -> None:
@@ -98,10 +105,11 @@ def infer() -> None:
 
         classify = load_serving(FLAGS.export_dir)
     else:
-        config, class_names, model, _ = trained_model()
+        run = trained_run()
         from export import ServingModule
 
-        module = ServingModule(model, config.eval.isize, config.data, class_names)
+        config = run.config
+        module = ServingModule(run.model, config.eval.isize, config.data, run.class_names)
         classify = module.serving_default
     from export import predict_files
 
@@ -111,38 +119,48 @@ def infer() -> None:
 def export_run() -> None:
     """Mode export: a run's averaged weights as a SavedModel, read back and compared."""
     needed("export_dir")
-    config, class_names, model, loaded = trained_model()
+    run = trained_run()
     from export import export_saved_model
 
-    weights = {"source": loaded.source, "step": loaded.step, "averaged": loaded.used_ema}
+    weights = {
+        "source": run.loaded.source,
+        "step": run.loaded.step,
+        "averaged": run.loaded.used_ema,
+    }
     path = export_saved_model(
-        model, FLAGS.export_dir, config, class_names=class_names, weights=weights
+        run.model, FLAGS.export_dir, run.config, class_names=run.class_names, weights=weights
     )
     print(f"exported and verified: {path}")
-    report({"export": path, "step": loaded.step})
+    report({"export": path, "step": run.loaded.step})
 
 
-def trained_model():
-    """Returns config, class names, the network with a run's weights, and what was loaded."""
+def trained_run() -> types.SimpleNamespace:
+    """Returns config, class_names, model (with the run's weights), loaded and strategy."""
     needed("model_dir")
     import_tensorflow()
     from efficientnetv2 import load_weights, run_dir
-    from efficientnetv2.training import build_from_config
+    from efficientnetv2.training import build_from_config, make_strategy
 
     config, class_names = run_dir.open_run(FLAGS.model_dir)
-    if FLAGS.model_name not in (None, config.model.model_name):
-        raise UserError(
-            f"--model_name={FLAGS.model_name}, but {FLAGS.model_dir} holds a run of "
-            f"{config.model.model_name}; drop the flag"
-        )
+    saved = {"model_name": config.model.model_name, "dataset_cfg": hparams.dataset_cfg_of(config)}
+    for flag, value in saved.items():
+        if (FLAGS[flag].value or value).lower() != value.lower():
+            raise UserError(
+                f"--{flag}={FLAGS[flag].value}, but {FLAGS.model_dir} holds a run with {value}; "
+                "drop the flag"
+            )
     config = hparams.with_overrides(config, FLAGS.hparam_str)
     if FLAGS.data_dir:
         config = hparams.with_values(config, data__data_dir=FLAGS.data_dir)
-    model = build_from_config(config)
-    loaded = load_weights(model, FLAGS.model_dir)
+    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)
+    with strategy.scope():
+        model = build_from_config(config)
+        loaded = load_weights(model, FLAGS.model_dir)
     weights = "averaged weights" if loaded.used_ema else "weights"
-    print(f"{weights} of step {loaded.step} from {loaded.source}")
-    return config, class_names, model, loaded
+    print(f"{weights} of step {loaded.step} from {loaded.source}", flush=True)
+    return types.SimpleNamespace(
+        config=config, class_names=class_names, model=model, loaded=loaded, strategy=strategy
+    )
 
 
 def needed(flag: str) -> None:

@@ -8,7 +8,7 @@ import yaml
 from hparams.config import Config, DataConfig, check_config
 from hparams.errors import UserError
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
-from hparams.presets import MODELS, dataset_layer, model_layer
+from hparams.presets import MODELS, dataset_cfg_of, dataset_layer, model_layer
 from hparams.stages import Stage, make_stages, stage_at, stage_table
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MODELS",
     "Stage",
     "UserError",
+    "dataset_cfg_of",
     "differing_keys",
     "get_config",
     "load_config",

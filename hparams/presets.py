@@ -114,6 +114,15 @@ def model_layer(model_name: str, schedule: str) -> dict:
     }
 
 
+def dataset_cfg_of(config) -> str:
+    """Returns the name that `dataset_layer` takes for the data set of a config."""
+    source = (config.data.ds_name, config.data.tfds_name)
+    for name, layer in DATASETS.items():
+        if source == (layer["data"]["ds_name"], layer["data"].get("tfds_name")):
+            return name
+    return f"tfds:{config.data.tfds_name}"
+
+
 def dataset_layer(dataset_cfg: str) -> dict:
     """Returns the settings of a named data set; "tfds:NAME" is any TensorFlow data set.
 

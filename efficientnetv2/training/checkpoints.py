@@ -50,7 +50,7 @@ class RunCheckpoint:
             return 0
         try:
             self.checkpoint.restore(path).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"cannot resume from {path}: {reason}; "

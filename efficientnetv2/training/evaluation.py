@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.training.run_log import Counter
 from efficientnetv2.training.steps import make_eval_step
 from hparams import UserError
 
@@ -25,9 +26,11 @@ class Evaluator:
         Raises: UserError if there is no example.
         """
         batches = dataset.batch(self.batch_size).map(self._pad).prefetch(tf.data.AUTOTUNE)
-        sums = np.zeros(4)
+        sums, counter = np.zeros(4), Counter("evaluating")
         for features, labels in self.strategy.experimental_distribute_dataset(batches):
             sums += self.step(features, labels).numpy()
+            counter.add(self.batch_size)
+        counter.close()
         loss, top1, top5, examples = sums
         if not examples:
             raise UserError("the evaluation split has 0 examples; check the data set's splits")

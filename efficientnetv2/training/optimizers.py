@@ -17,6 +17,8 @@ class OfficialRMSprop(keras.optimizers.RMSprop):
     """
 
     def __init__(self, learning_rate=0.016, rho=0.9, momentum=0.9, epsilon=1e-3, **kwargs):
+        # Keras 3 would number the names, and a checkpoint's keys with them.
+        kwargs.setdefault("name", "official_rm_sprop")
         super().__init__(learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, **kwargs)
 
     def build(self, var_list):

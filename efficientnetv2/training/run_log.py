@@ -36,6 +36,14 @@ class RunLog:
                     tf.summary.scalar(name, value, step=step)
         self._writers[kind].flush()
 
+    def last(self, kind: str) -> dict:
+        """Returns the newest record of a kind; empty if there is none."""
+        if not os.path.exists(self.path):
+            return {}
+        with open(self.path, encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        return next((record for record in reversed(records) if record["kind"] == kind), {})
+
 
 def _drop_records_after(path: str, step: int) -> None:
     if not os.path.exists(path):
@@ -45,6 +53,25 @@ def _drop_records_after(path: str, step: int) -> None:
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.writelines(lines)
     os.replace(f"{path}.part", path)
+
+
+class Counter:
+    """A line that counts long work on a terminal, and is gone when it is done."""
+
+    def __init__(self, what: str, stream=sys.stdout):
+        self.what, self.stream, self.count = what, stream, 0
+        self._shown = time.monotonic()
+
+    def add(self, number: int) -> None:
+        self.count += number
+        if self.stream.isatty() and time.monotonic() - self._shown > 0.5:
+            self._shown = time.monotonic()
+            self.stream.write(f"\r\x1b[K{self.what} {self.count:,}")
+            self.stream.flush()
+
+    def close(self) -> None:
+        if self.stream.isatty():
+            self.stream.write("\r\x1b[K")
 
 
 class Progress:

@@ -88,8 +88,9 @@ def make_eval_step(strategy: tf.distribute.Strategy, model: keras.Model):
         losses = smoothed_cross_entropy(labels, logits, 0.0)
         target = tf.argmax(labels, axis=-1, output_type=tf.int32)
         own = tf.gather(logits, target, batch_dims=1)[:, tf.newaxis]
-        # NaN compares false: an example without finite logits is no hit.
-        rank = tf.reduce_sum(tf.cast(~(logits <= own), tf.int32), axis=-1)
+        # NaN compares false, so it counts as larger: an example without finite logits is no hit.
+        # (TensorFlow rewrites ~(a <= b) as a > b, which is not the same for NaN.)
+        rank = logits.shape[-1] - tf.reduce_sum(tf.cast(logits <= own, tf.int32), axis=-1)
         top1, top5 = tf.cast(rank < 1, tf.float32), tf.cast(rank < 5, tf.float32)
         rows = tf.stack([losses, top1, top5, tf.ones_like(losses)])
         return tf.reduce_sum(tf.where(weight > 0, rows, 0.0), axis=-1)

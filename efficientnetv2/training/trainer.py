@@ -58,8 +58,8 @@ class Trainer:
         self,
         make_dataset: MakeDataset,
         make_eval_dataset: Callable[[], tf.data.Dataset] | None = None,
-    ) -> None:
-        """Trains from the step reached to the end of the last stage.
+    ) -> dict[str, float]:
+        """Trains from the step reached to the end of the last stage; returns the last record.
 
         `make_dataset(stage, first_step)` gives the batches of the rest of a stage;
         `make_eval_dataset()`, where given, is evaluated every `eval.every_epochs`.
@@ -71,6 +71,7 @@ class Trainer:
         for stage in self.stages:
             if self.step < stage.end_step:
                 self._train_stage(stage, make_dataset, make_eval_dataset, log, progress)
+        return log.last("train")
 
     def evaluate(self, dataset: tf.data.Dataset) -> dict[str, float | int]:
         """Evaluates the averaged weights (the raw ones if `train.ema_decay` is 0)."""

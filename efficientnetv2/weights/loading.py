@@ -59,7 +59,7 @@ def load_weights(
         loaded = [path for path in matching if path not in mismatched]
         values = {path: reader.get_tensor(stored[path]) for path in loaded}
         step = int(reader.get_tensor(f"step{_VALUE}")) if f"step{_VALUE}" in shapes else None
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, IndexError, ValueError) as error:  # IndexError: cut short.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read checkpoint {checkpoint}: {reason}") from error
     report = LoadReport(

@@ -1,70 +1,60 @@
-"""A run's directory: what it holds, what may differ when it is resumed, what is refused."""
+"""What a `model_dir` holds beside checkpoints."""
 
 import pytest
 
-from efficientnetv2.run_dir import open_run, start_run
-from hparams import UserError, get_config, with_values
+import hparams
+from efficientnetv2 import run_dir
+from hparams import UserError
 
-NAMES = ("cat", "dog", "grey parrot")
-
-
-@pytest.fixture
-def config():
-    config = get_config("efficientnetv2-b0", "folder", data_dir="photos")
-    return with_values(config, data__num_classes=3, data__splits__train__num_images=9)
+CONFIG = hparams.get_config("efficientnetv2-b0", "shapes")
+NAMES = ("cat", "dog with spaces", "größer")
 
 
-def test_a_run_is_opened_as_it_was_started(config, tmp_path):
-    run = str(tmp_path / "runs" / "first")
-    start_run(run, config, NAMES)
-    assert open_run(run) == (config, NAMES)
-    names = {path.name for path in (tmp_path / "runs" / "first").iterdir()}
-    assert names == {"config.yaml", "labels.txt"}
+def test_a_run_opens_with_the_config_and_class_names_it_was_started_with(tmp_path):
+    model_dir = str(tmp_path / "new" / "run")
+    run_dir.start_run(model_dir, CONFIG, NAMES)
+    assert run_dir.open_run(model_dir) == (CONFIG, NAMES)
+    run_dir.start_run(model_dir, CONFIG, NAMES)  # Resuming with the same settings is no error.
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize(
-    "key, value",
-    [
-        ("data__data_dir", "moved"),
-        ("eval__batch_size", 7),
-        ("eval__every_epochs", 7),
-        ("runtime__checkpoint_steps", 7),
-        ("data__splits__minival__num_images", 7),  # Not counted by --mode=train.
-        ("data__splits__eval__num_images", 7),
-    ],
+    "override", ["train.lr_base=0.5", "train.seed=3", "data.ram=7", "model.act_fn=relu"]
 )
-def test_what_is_not_trained_by_may_differ_on_resuming(config, key, value, tmp_path):
-    start_run(str(tmp_path), config, NAMES)
-    other = with_values(config, **{key: value})
-    start_run(str(tmp_path), other, NAMES)
-    assert open_run(str(tmp_path)) == (other, NAMES)
+def test_resuming_with_other_settings_is_refused(tmp_path, override):
+    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
+    changed = hparams.with_overrides(CONFIG, override)
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=f"other values of {key};"):
+        run_dir.start_run(str(tmp_path), changed, NAMES)
+    assert run_dir.open_run(str(tmp_path)) == (CONFIG, NAMES)
 
 
-def test_other_settings_are_refused_and_named(config, tmp_path):
-    start_run(str(tmp_path), config, NAMES)
-    other = with_values(config, train__epochs=2, data__splits__train__num_images=8)
-    with pytest.raises(UserError, match="train.epochs, data.splits.train.num_images; give another"):
-        start_run(str(tmp_path), other, NAMES)
-    assert open_run(str(tmp_path))[0] == config
+def test_all_settings_that_differ_are_named(tmp_path):
+    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
+    changed = hparams.with_overrides(CONFIG, "train.epochs=7,runtime.checkpoint_steps=3,data.ram=1")
+    with pytest.raises(UserError, match="other values of train.epochs, data.ram;"):
+        run_dir.start_run(str(tmp_path), changed, NAMES)
 
 
-def test_other_classes_are_refused(config, tmp_path):
-    start_run(str(tmp_path), config, NAMES)
-    with pytest.raises(UserError, match="a run with class 'cat' where the data has 'dog'; give"):
-        start_run(str(tmp_path), config, ("dog", "cat", "grey parrot"))
-    assert open_run(str(tmp_path))[1] == NAMES
+@pytest.mark.parametrize(
+    "override",
+    ["runtime.log_step_count_steps=3", "eval.batch_size=7", "data.data_dir=/somewhere/else"],
+)
+def test_settings_that_do_not_change_the_result_may_differ(tmp_path, override):
+    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
+    changed = hparams.with_overrides(CONFIG, override)
+    run_dir.start_run(str(tmp_path), changed, NAMES)
+    assert run_dir.open_run(str(tmp_path))[0] == changed
 
 
-def test_a_directory_that_cannot_be_made_is_a_users_error(config, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make --model_dir=.*file"):
-        start_run(str(tmp_path / "file"), config, NAMES)
+def test_a_folder_without_a_run_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="holds no run .*config.yaml is missing.*; train first"):
+        run_dir.open_run(str(tmp_path))
 
 
-def test_a_directory_without_a_run_is_a_users_error(config, tmp_path):
-    with pytest.raises(UserError, match="holds no run .*; train first"):
-        open_run(str(tmp_path))
-    start_run(str(tmp_path), config, NAMES)
-    (tmp_path / "labels.txt").unlink()
+def test_missing_class_names_are_a_user_error(tmp_path):
+    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
+    (tmp_path / run_dir.LABELS_FILE).unlink()
     with pytest.raises(UserError, match="cannot read class names from .*labels.txt: No such file"):
-        open_run(str(tmp_path))
+        run_dir.open_run(str(tmp_path))

@@ -61,12 +61,13 @@ def test_yaml_file_nested_and_dotted(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
         "train:\n  lr_base: 1e-3\n  epochs: 7\n  isize: 0.5\n"
-        "data.ibase: null\ndata.splits.train:\n  num_images: 90\n"
+        "data.ibase: null\ndata.splits.train:\n  num_images: 90\nmodel: {width_coefficient: 2}\n"
     )
     config = get_config("efficientnetv2-s", "shapes", str(path))
     assert config.train.lr_base == 0.001  # YAML itself reads 1e-3 as text.
     assert (config.train.epochs, config.train.isize) == (7, 0.5)
     assert (config.data.ibase, config.data.splits.train.num_images) == (None, 90)
+    assert isinstance(config.model.width_coefficient, float)
 
 
 def test_yaml_files_and_items_apply_in_order(tmp_path):

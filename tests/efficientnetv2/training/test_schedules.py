@@ -27,9 +27,8 @@ def make_config(overrides):
 def test_agrees_with_the_official_schedule(kind, step):
     config = make_config(f"train.lr_sched={kind}")
     rate = learning_rate_at(config, int(step), GOLDEN["total_steps"])
-    expected = GOLDEN["values"][kind][step]  # Computed in float32, where 1 + cos cancels.
-    tolerance = 1e-9 if kind == "cosine" else 0
-    assert rate == pytest.approx(expected, rel=2e-6, abs=tolerance)
+    # The official values are float32, where 1 + cos and 1 - step / total cancel near the end.
+    assert rate == pytest.approx(GOLDEN["values"][kind][step], rel=1e-5, abs=1e-8)
 
 
 def test_the_golden_values_cover_every_schedule():

@@ -1,0 +1,78 @@
+"""Evaluation: every example once, whatever the batch size and the number of replicas."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientnetv2.training import Evaluator
+from hparams import UserError
+
+COUNT, CLASSES = 13, 7
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (COUNT, 2, 2, 3), dtype=np.uint8)
+TARGET = RNG.integers(0, CLASSES, COUNT)
+KERNEL = RNG.normal(size=(12, CLASSES)).astype(np.float32) / 100
+
+
+def make_model():
+    inputs = keras.Input((2, 2, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1.0)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+    model.set_weights([KERNEL, np.zeros(CLASSES, np.float32)])
+    return model
+
+
+def examples(count=COUNT):
+    labels = np.eye(CLASSES, dtype=np.float32)[TARGET]
+    data = ({"image": PIXELS[:count]}, {"label": labels[:count]})
+    return tf.data.Dataset.from_tensor_slices(data)
+
+
+def expected(count=COUNT):
+    logits = PIXELS[:count].reshape(count, -1).astype(np.float32) @ KERNEL
+    target = TARGET[:count]
+    own = logits[np.arange(count), target]
+    rank = (logits > own[:, None]).sum(-1)
+    loss = np.log(np.exp(logits).sum(-1)) - own
+    return {
+        "loss": pytest.approx(loss.mean(), rel=1e-5),
+        "top1": pytest.approx((rank < 1).mean()),
+        "top5": pytest.approx((rank < 5).mean()),
+        "examples": count,
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 64])
+def test_scores_do_not_depend_on_the_batch_size(batch_size):
+    """4 leaves a last batch of one, 64 one batch that is mostly padding."""
+    evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), batch_size)
+    assert evaluator(examples()) == expected()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_scores_do_not_depend_on_the_number_of_replicas(batch_size):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = make_model()
+    evaluator = Evaluator(strategy, model, batch_size)
+    assert evaluator.batch_size % 2 == 0
+    assert evaluator(examples()) == expected()
+
+
+def test_one_evaluator_takes_any_number_of_examples():
+    evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), 4)
+    for count in (3, 8, 13):
+        assert evaluator(examples(count)) == expected(count)
+    assert evaluator.step.experimental_get_tracing_count() == 1
+
+
+def test_the_types_of_the_scores_go_into_json():
+    scores = Evaluator(tf.distribute.get_strategy(), make_model(), 4)(examples(3))
+    assert [type(value) for value in scores.values()] == [float, float, float, int]
+
+
+def test_no_example_is_a_user_error():
+    evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), 4)
+    with pytest.raises(UserError, match="0 examples"):
+        evaluator(examples().take(0))

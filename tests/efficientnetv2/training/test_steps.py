@@ -1,0 +1,178 @@
+"""The training step's loss and gradients, and the evaluation step's sums."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_run
+
+from efficientnetv2 import build_model
+from efficientnetv2.compat import tf_variable, var_path
+from efficientnetv2.training.steps import (
+    decayed_weights,
+    make_eval_step,
+    make_train_step,
+    smoothed_cross_entropy,
+)
+
+STRATEGY = tf.distribute.get_strategy()
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Without noise, so that a training pass can be repeated outside of the step."""
+    return build_model(
+        tiny_run.SPEC, num_classes=tiny_run.CLASSES, dropout_rate=0.0, drop_path_rate=0.0
+    )
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (BATCH, 16, 16, 3), dtype=np.uint8)
+    label = rng.dirichlet(np.ones(tiny_run.CLASSES), BATCH).astype(np.float32)
+    return {"image": tf.constant(image)}, {"label": tf.constant(label)}
+
+
+def cross_entropy(labels, logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return -(labels * (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))).sum(-1)
+
+
+def one_step(model, batch, overrides):
+    """Returns loss, hits and gradients by path; the model's trainable weights stay as they are."""
+    before = {var_path(w): tf_variable(w).numpy() for w in model.weights}
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(model.trainable_variables)
+    config = tiny_run.make_config(overrides)
+    step = make_train_step(STRATEGY, model, optimizer, None, config, BATCH)
+    loss, correct = step(*batch, tf.constant(0, tf.int64))
+    gradients = {}
+    for weight in model.weights:
+        path = var_path(weight)
+        gradients[path] = before[path] - tf_variable(weight).numpy()
+        tf_variable(weight).assign(before[path])
+    return float(loss), int(correct), gradients
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_moves_a_share_of_the_labels_to_all_classes(smoothing):
+    rng = np.random.default_rng(0)
+    labels = rng.dirichlet(np.ones(5), 7).astype(np.float32)
+    logits = rng.normal(size=(7, 5)).astype(np.float32) * 5
+    found = smoothed_cross_entropy(tf.constant(labels), tf.constant(logits), smoothing)
+    expected = cross_entropy(labels * (1 - smoothing) + smoothing / 5, logits)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_decayed_weights_are_all_the_kernels_and_nothing_else(model):
+    decayed = {id(weight) for weight in decayed_weights(model)}
+    paths = {var_path(w) for w in model.trainable_weights if id(tf_variable(w)) in decayed}
+    assert paths == {
+        "stem_conv/kernel",
+        "blocks_0/project_conv/kernel",
+        *(f"blocks_1/{step}_conv/kernel" for step in ("expand", "project")),
+        *(
+            f"blocks_{index}/{step}_conv/kernel"
+            for index in (2, 3)
+            for step in ("expand", "depthwise", "se/reduce", "se/expand", "project")
+        ),
+        "head_conv/kernel",
+        "classifier/kernel",
+    }
+
+
+def test_weight_decay_goes_through_the_gradient_of_the_kernels(model, batch):
+    loss, correct, gradients = one_step(model, batch, "train.weight_decay=0")
+    decayed_loss, decayed_correct, decayed = one_step(model, batch, "train.weight_decay=0.5")
+    squares = 0.0
+    for weight in model.trainable_weights:
+        path, value = var_path(weight), tf_variable(weight).numpy()
+        added = decayed[path] - gradients[path]
+        if path.endswith("kernel"):
+            squares += (value.astype(np.float64) ** 2).sum()
+            np.testing.assert_allclose(added, 0.5 * value, rtol=1e-3, atol=1e-4, err_msg=path)
+        else:
+            np.testing.assert_allclose(added, 0, atol=1e-5, err_msg=path)
+    assert decayed_loss - loss == pytest.approx(0.5 * squares / 2, rel=1e-4)
+    assert decayed_correct == correct
+
+
+def test_loss_is_the_mean_smoothed_cross_entropy_and_hits_count_mixed_labels(model, batch):
+    loss, correct, _ = one_step(
+        model, batch, "train.weight_decay=0,train.label_smoothing=0.2"
+    )
+    features, labels = batch
+    logits = model(features["image"], training=True).numpy()
+    label = labels["label"].numpy()
+    expected = cross_entropy(label * 0.8 + 0.2 / tiny_run.CLASSES, logits).mean()
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert correct == (logits.argmax(-1) == label.argmax(-1)).sum()
+
+
+def test_every_trainable_weight_gets_a_gradient(model, batch):
+    _, _, gradients = one_step(model, batch, "train.weight_decay=0")
+    for weight in model.trainable_weights:
+        assert np.abs(gradients[var_path(weight)]).max() > 0, var_path(weight)
+
+
+def test_dropout_noise_follows_from_the_step(batch):
+    model = tiny_run.make_model()
+    config, optimizer = tiny_run.make_config(), keras.optimizers.SGD(0.0)
+    optimizer.build(model.trainable_variables)
+    losses = []
+    step = make_train_step(STRATEGY, model, optimizer, None, config, BATCH)
+    for number in (0, 1, 0):
+        losses.append(float(step(*batch, tf.constant(number, tf.int64))[0]))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def logits_model(classes):
+    """A model whose logits are its input."""
+    inputs = keras.Input((1, 1, classes))
+    return keras.Model(inputs, keras.layers.Flatten()(inputs))
+
+
+@pytest.mark.parametrize("classes", [3, 5, 9])
+def test_evaluation_sums_agree_with_numpy(classes):
+    rng = np.random.default_rng(classes)
+    logits = rng.normal(size=(50, classes)).astype(np.float32)
+    target = rng.integers(0, classes, 50)
+    label = np.eye(classes, dtype=np.float32)[target]
+    weight = (np.arange(50) < 41).astype(np.float32)
+    step = make_eval_step(STRATEGY, logits_model(classes))
+    features = {"image": tf.constant(logits[:, None, None]), "weight": tf.constant(weight)}
+    sums = step(features, {"label": tf.constant(label)}).numpy()
+
+    order = (-logits).argsort(-1)
+    kept = slice(0, 41)
+    expected = [
+        cross_entropy(label, logits)[kept].sum(),
+        (order[:, :1] == target[:, None]).any(-1)[kept].sum(),
+        (order[:, :5] == target[:, None]).any(-1)[kept].sum(),
+        41,
+    ]
+    np.testing.assert_allclose(sums, expected, rtol=1e-5)
+    assert classes > 5 or sums[2] == 41
+
+
+def test_an_example_with_nan_logits_is_no_hit_and_counts():
+    logits = np.zeros((4, 8), np.float32)
+    logits[:, 2] = 1.0
+    logits[0] = np.nan  # All of them,
+    logits[1, 2] = np.nan  # only that of the label,
+    logits[2, :5] = [np.nan, np.nan, 1, np.nan, np.nan]  # or four others: second to fifth at best.
+    label = np.eye(8, dtype=np.float32)[[2, 2, 2, 2]]
+    features = {"image": logits[:, None, None], "weight": np.ones(4, np.float32)}
+    sums = make_eval_step(STRATEGY, logits_model(8))(features, {"label": label}).numpy()
+    assert np.isnan(sums[0])
+    np.testing.assert_array_equal(sums[1:], [1, 2, 4])
+
+
+def test_rows_that_pad_a_batch_do_not_count_even_if_nan():
+    logits = np.array([[2.0, 0.0], [np.nan, np.nan]], np.float32)
+    label = np.array([[1.0, 0.0], [0.0, 0.0]], np.float32)
+    features = {"image": logits[:, None, None], "weight": np.array([1.0, 0.0], np.float32)}
+    sums = make_eval_step(STRATEGY, logits_model(2))(features, {"label": label}).numpy()
+    np.testing.assert_allclose(sums, [np.log1p(np.exp(-2.0)), 1, 1, 1], rtol=1e-5)

@@ -1,0 +1,270 @@
+"""The progressive trainer: strengths per stage, replicas, interruptions and errors."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_run
+
+import hparams
+from efficientnetv2 import load_weights
+from efficientnetv2.compat import tf_variable
+from efficientnetv2.noise import HeadDropout
+from hparams import UserError
+
+ROOT = pathlib.Path(__file__).parents[3]
+UNITS, SCALE = 512, 4.0
+
+
+def records(model_dir, kind=None):
+    """The records of a run, but for their speed."""
+    lines = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return [line for line in lines if kind in (None, line["kind"])]
+
+
+def state(trainer):
+    """Weights, averages and optimizer state."""
+    own = [*trainer.model.weights, *trainer.optimizer.variables]
+    own = [tf_variable(v).numpy() for v in own]
+    return own + [average.numpy() for average in trainer.average.averages]
+
+
+def check_equal(trainer, other):
+    for mine, theirs in zip(state(trainer), state(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+class TestDropout:
+    """The rate of the head's dropout, seen through the loss of the real training step."""
+
+    @staticmethod
+    def make_model():
+        """Logits are SCALE * (share of units that are kept) and 0."""
+        inputs = keras.Input((None, None, 3))
+        x = keras.layers.GlobalAveragePooling2D()(inputs)
+        x = keras.layers.Dense(UNITS, kernel_initializer="zeros", bias_initializer="ones")(x)
+        x = HeadDropout(0.9, name="head_dropout")(x)
+        x = keras.layers.ReLU(max_value=1.0)(x)  # Kept ones are above one: undoes the scaling.
+        initial = np.stack([np.full(UNITS, SCALE / UNITS), np.zeros(UNITS)], axis=1)
+        return keras.Model(
+            inputs,
+            keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(initial))(x),
+        )
+
+    @staticmethod
+    def make_batches(stage, first_step):
+        size, rows = stage.image_size, stage.batch_size
+        batch = (
+            {"image": np.zeros((rows, size, size, 3), np.uint8)},
+            {"label": np.tile(np.float32([1, 0]), (rows, 1))},
+        )
+        return tf.data.Dataset.from_tensors(batch).repeat(stage.end_step - first_step)
+
+    @pytest.mark.parametrize("first_size", [17, 32], ids=["growing", "constant"])
+    def test_is_the_rate_of_each_stage(self, tmp_path, first_size):
+        config = tiny_run.make_config(
+            f"data.ibase={first_size},model.dropout_base=0.1,model.dropout_rate=0.7,"
+            "train.label_smoothing=0,train.weight_decay=0,train.lr_base=1e-9,train.ema_decay=0,"
+            "runtime.log_step_count_steps=100,runtime.checkpoint_steps=100"
+        )
+        trainer = tiny_run.make_trainer(tmp_path, config, model=self.make_model)
+        trainer.train(self.make_batches)
+        logged = records(tmp_path, "train")
+        assert [line["stage"] for line in logged] == [0, 1, 2, 3]
+        sizes = [line["image_size"] for line in logged]
+        assert sizes == ([17, 22, 27, 32] if first_size == 17 else [32] * 4)
+        # loss = log(1 + exp(-SCALE * kept))
+        dropped = [1 + math.log(math.expm1(line["loss"])) / SCALE for line in logged]
+        np.testing.assert_allclose(dropped, [0.1, 0.3, 0.5, 0.7], atol=0.02)
+        np.testing.assert_allclose([r["dropout_rate"] for r in logged], [0.1, 0.3, 0.5, 0.7])
+
+
+def test_stages_get_their_batches_and_their_learning_rates(tmp_path):
+    seen = []
+
+    def make_batches(stage, first_step):
+        seen.append((stage.index, stage.image_size, first_step))
+        return tiny_run.make_batches(stage, first_step)
+
+    config = tiny_run.make_config("runtime.log_step_count_steps=1")
+    trainer = tiny_run.make_trainer(tmp_path, config)
+    last = trainer.train(make_batches, tiny_run.make_examples)
+    assert seen == [(0, 17, 0), (1, 22, 3), (2, 27, 6), (3, 32, 9)]
+    logged = records(tmp_path, "train")
+    assert [line["step"] for line in logged] == list(range(1, 13))
+    rates = [line["learning_rate"] for line in logged]
+    base = 0.016 * 8 / 256
+    np.testing.assert_allclose(rates[:4], [0, base / 3, base * 2 / 3, base])
+    assert {key: last[key] for key in logged[-1]} == logged[-1]
+    evaluated = records(tmp_path, "eval")
+    assert [line["step"] for line in evaluated] == [3, 6, 9, 12]
+    scores = trainer.evaluate(tiny_run.make_examples())
+    assert {key: evaluated[-1][key] for key in scores} == scores
+    assert trainer.step == 12
+    assert int(tf_variable(trainer.optimizer.iterations).numpy()) == 12
+
+
+def test_replicas_give_the_result_of_one_device(tmp_path):
+    """No strategy, one mirrored device and two, at the same global batch."""
+    config = tiny_run.make_config("train.stages=2,train.epochs=2,data.ibase=24")
+    strategies = {
+        "none": tf.distribute.get_strategy(),
+        "one": tf.distribute.MirroredStrategy(["CPU:0"]),
+        "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+    }
+    assert strategies["two"].num_replicas_in_sync == 2
+    states, logged, scores = {}, {}, {}
+    for name, strategy in strategies.items():
+        trainer = tiny_run.make_trainer(
+            # The unsynchronised layer of Keras 2 has another rule for the moving variance.
+            tmp_path / name, config, strategy, lambda: tiny_run.make_model(bn_synchronized=True)
+        )
+        trainer.train(tiny_run.make_batches, tiny_run.make_examples)
+        states[name], logged[name] = state(trainer), records(tmp_path / name)
+        scores[name] = trainer.evaluate(tiny_run.make_examples())
+    for name in ("one", "two"):
+        for mine, theirs in zip(states[name], states["none"], strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+        for mine, theirs in zip(logged[name], logged["none"], strict=True):
+            assert mine == {
+                key: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+                for key, value in theirs.items()
+            }
+        assert scores[name] == pytest.approx(scores["none"], rel=1e-4)
+
+
+class TestInterruption:
+    """A run that stops in its third stage (steps 6 to 8) and starts again."""
+
+    @pytest.fixture(scope="class")
+    def undisturbed(self, tmp_path_factory):
+        model_dir = tmp_path_factory.mktemp("undisturbed")
+        trainer = tiny_run.make_trainer(model_dir)
+        trainer.train(tiny_run.make_batches, tiny_run.make_examples)
+        return trainer, records(model_dir)
+
+    @staticmethod
+    def resume(model_dir, undisturbed, from_step):
+        trainer = tiny_run.make_trainer(model_dir)
+        assert trainer.step == from_step
+        seen = []
+
+        def make_batches(stage, first_step):
+            seen.append((stage.index, first_step))
+            return tiny_run.make_batches(stage, first_step)
+
+        trainer.train(make_batches, tiny_run.make_examples)
+        assert seen[0] == (2, from_step)
+        expected, expected_records = undisturbed
+        check_equal(trainer, expected)
+        assert records(model_dir) == expected_records
+        assert not list(model_dir.rglob("*.part"))
+
+    def test_an_exception(self, tmp_path, undisturbed):
+        def failing(stage, first_step):
+            def check(features, labels, step):
+                with tf.control_dependencies([tf.debugging.assert_less(step, 7)]):
+                    return tf.nest.map_structure(tf.identity, (features, labels))
+
+            steps = tf.data.Dataset.range(first_step, stage.end_step)
+            pairs = tf.data.Dataset.zip((tiny_run.make_batches(stage, first_step), steps))
+            return pairs.map(lambda batch, step: check(*batch, step))
+
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tiny_run.make_trainer(tmp_path).train(failing, tiny_run.make_examples)
+        self.resume(tmp_path, undisturbed, from_step=6)
+
+    def test_a_kill(self, tmp_path, undisturbed):
+        """In a process of its own, with a checkpoint of step 8 inside of the stage."""
+        script = pathlib.Path(tiny_run.__file__)
+        result = subprocess.run(
+            [sys.executable, str(script), str(tmp_path), "8"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        # What the killed run wrote after its checkpoint, and a line that it did not finish.
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"kind": "train", "step": 9, "stage": 2, "loss": 1.0}\n{"kind": "tra')
+        self.resume(tmp_path, undisturbed, from_step=8)
+
+    def test_a_finished_run_does_nothing_more(self, undisturbed):
+        trainer, expected_records = undisturbed
+        again = tiny_run.make_trainer(trainer.model_dir)
+        assert again.step == 12
+        again.train(tiny_run.make_batches, tiny_run.make_examples)
+        check_equal(again, trainer)
+        assert records(pathlib.Path(trainer.model_dir)) == expected_records
+
+    def test_the_result_follows_from_the_seed(self, tmp_path, undisturbed):
+        config = tiny_run.make_config("train.seed=1,train.stages=1,train.epochs=1")
+        other = tiny_run.make_trainer(tmp_path / "seed1", config)
+        same = tiny_run.make_trainer(tmp_path / "seed1_again", config)
+        first = tiny_run.make_trainer(tmp_path / "seed0")
+        kernels = [t.model.get_layer("stem_conv").kernel.numpy() for t in (other, same, first)]
+        np.testing.assert_array_equal(kernels[0], kernels[1])
+        assert (kernels[0] != kernels[2]).any()
+
+
+def poisoned(step):
+    """Batches of which one has labels that are not finite."""
+
+    def make_batches(stage, first_step):
+        def poison(batch, number):
+            features, labels = batch
+            bad = tf.where(number == step, np.float32(np.nan), np.float32(0))
+            return features, {"label": labels["label"] + bad}
+
+        numbers = tf.data.Dataset.range(first_step, stage.end_step)
+        pairs = tf.data.Dataset.zip((tiny_run.make_batches(stage, first_step), numbers))
+        return pairs.map(poison)
+
+    return make_batches
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_next_checkpoint(tmp_path, step):
+    config = tiny_run.make_config("runtime.log_step_count_steps=100,train.stages=1")
+    trainer = tiny_run.make_trainer(tmp_path, config)
+    with pytest.raises(UserError, match=f"loss is nan at step {step}; .*train.lr_base"):
+        trainer.train(poisoned(step), tiny_run.make_examples)
+    assert not all(np.isfinite(value).all() for value in state(trainer))  # The test is not void.
+    files = sorted(path.name for path in tmp_path.glob("*.index"))
+    assert files == ["ckpt-2.index", "ckpt-4.index"]
+    for file in files:
+        reader = tf.train.load_checkpoint(str(tmp_path / file.removesuffix(".index")))
+        for key, dtype in reader.get_variable_to_dtype_map().items():
+            if dtype.is_floating:
+                assert np.isfinite(reader.get_tensor(key)).all(), key
+    model = tiny_run.make_model()
+    assert load_weights(model, str(tmp_path)).step == 4
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert tiny_run.make_trainer(tmp_path, config).step == 4
+
+
+def test_data_that_ends_early_is_an_error(tmp_path):
+    def too_short(stage, first_step):
+        return tiny_run.make_batches(stage, first_step).take(2)
+
+    trainer = tiny_run.make_trainer(tmp_path)
+    with pytest.raises(RuntimeError, match="data of stage 1 ended at step 2"):
+        trainer.train(too_short)
+
+
+def test_a_run_of_another_network_does_not_resume(tmp_path):
+    tiny_run.make_trainer(tmp_path).checkpoint.save(2)
+    other = hparams.with_overrides(tiny_run.make_config(), "train.ema_decay=0")
+    with pytest.raises(UserError, match="cannot resume"):
+        tiny_run.make_trainer(tmp_path, other)
