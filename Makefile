@@ -13,7 +13,7 @@ DEMO := --model_dir=$(RUN) --mode
 
 demo: $(READY)
 	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
-		--hparam_str=hparams/recipes/shapes_demo.yaml
+		--data_dir=runs/data --hparam_str=hparams/recipes/shapes_demo.yaml
 	$(PY) main.py $(DEMO)=export --export_dir=$(RUN)/export
 	@printf 'a held-out image: ' && $(PY) -m datasets.shapes --out=$(RUN)/held_out.png --index=7
 	$(PY) main.py --mode=infer --export_dir=$(RUN)/export --image_path=$(RUN)/held_out.png

@@ -46,12 +46,16 @@ def export_saved_model(
     part = f"{final}.part"
     shutil.rmtree(part, ignore_errors=True)
     module = ServingModule(model, config.eval.isize, config.data, class_names)
-    tf.saved_model.save(module, part, signatures=module.signatures())
-    write_labels(part, class_names)
-    write_warmup(part, config.eval.isize)
-    difference = verify(part, model, config, class_names=class_names)
-    write_card(part, model.name, config, weights, difference)
-    os.rename(part, final)
+    try:
+        tf.saved_model.save(module, part, signatures=module.signatures())
+        write_labels(part, class_names)
+        write_warmup(part, config.eval.isize)
+        difference = verify(part, model, config, class_names=class_names)
+        write_card(part, model.name, config, weights, difference)
+        os.rename(part, final)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return final
 
 

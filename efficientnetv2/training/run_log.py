@@ -17,6 +17,7 @@ class RunLog:
     """Records of a run in `model_dir`; what lies after `step` is of a run that did not get on."""
 
     def __init__(self, model_dir: str, step: int):
+        os.makedirs(model_dir, exist_ok=True)
         self.path = os.path.join(model_dir, "metrics.jsonl")
         _drop_records_after(self.path, step)
         self._directory = os.path.join(model_dir, "tensorboard")

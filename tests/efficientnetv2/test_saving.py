@@ -24,7 +24,7 @@ def test_a_saved_model_gives_equal_logits_when_loaded(tmp_path):
     np.testing.assert_array_equal(again(PIXELS), model(PIXELS))
     settings = [json.dumps(m.get_config(), sort_keys=True) for m in again.layers]
     assert settings == [json.dumps(m.get_config(), sort_keys=True) for m in model.layers]
-    assert again.get_layer("blocks_3").drop_path.rate == pytest.approx(0.15)
+    assert again.get_layer("blocks_1").drop_path.rate == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("kind", ["centered", "imagenet"])
@@ -96,8 +96,8 @@ def test_the_config_decides_the_specification():
 def test_rates_given_to_build_model_win():
     model = efficientnetv2.build_model(tiny_run.SPEC, dropout_rate=0.35, drop_path_rate=0.4)
     assert model.get_layer("head_dropout").rate == 0.35
-    assert model.get_layer("blocks_3").drop_rate == pytest.approx(0.3)
-    assert model.get_layer("blocks_3").drop_path.rate == pytest.approx(0.3)
+    assert model.get_layer("blocks_1").drop_rate == pytest.approx(0.2)
+    assert model.get_layer("blocks_1").drop_path.rate == pytest.approx(0.2)
 
 
 def test_an_unknown_name_is_a_user_error_that_names_the_nearest():

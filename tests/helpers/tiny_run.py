@@ -15,9 +15,8 @@ CLASSES = 12
 SPEC = ModelSpec(
     "tiny",
     (
-        Blocks("fused", 1, 3, 1, 1, 8, 8),
         Blocks("fused", 1, 3, 2, 2, 8, 8),
-        Blocks("mbconv", 2, 3, 2, 2, 8, 16, se_ratio=0.25),
+        Blocks("mbconv", 1, 3, 1, 2, 8, 8, se_ratio=0.25),
     ),
     head_channels=16,
 )
@@ -34,7 +33,7 @@ def make_config(overrides: str = "") -> hparams.Config:
         "eval.isize": 32,
         "eval.batch_size": 16,
         "train.lr_warmup_epoch": 1,
-        "runtime.log_step_count_steps": 2,
+        "runtime.log_step_count_steps": 1,
         "runtime.checkpoint_steps": 2,
     }
     text = ",".join(f"{key}={value}" for key, value in settings.items())

@@ -89,34 +89,40 @@ class TestDropout:
         np.testing.assert_allclose([r["dropout_rate"] for r in logged], [0.1, 0.3, 0.5, 0.7])
 
 
-def test_stages_get_their_batches_and_their_learning_rates(tmp_path):
-    seen = []
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run from beginning to end: the trainer, its records, what the data were asked for."""
+    model_dir, asked = tmp_path_factory.mktemp("undisturbed"), []
 
     def make_batches(stage, first_step):
-        seen.append((stage.index, stage.image_size, first_step))
+        asked.append((stage.index, stage.image_size, first_step))
         return tiny_run.make_batches(stage, first_step)
 
-    config = tiny_run.make_config("runtime.log_step_count_steps=1")
-    trainer = tiny_run.make_trainer(tmp_path, config)
+    trainer = tiny_run.make_trainer(model_dir)
     last = trainer.train(make_batches, tiny_run.make_examples)
-    assert seen == [(0, 17, 0), (1, 22, 3), (2, 27, 6), (3, 32, 9)]
-    logged = records(tmp_path, "train")
+    found = records(model_dir)
+    assert {key: last[key] for key in found[-2]} == found[-2]
+    return trainer, found, asked
+
+
+def test_each_stage_has_its_batches_learning_rates_and_evaluations(undisturbed):
+    trainer, found, asked = undisturbed
+    assert asked == [(0, 17, 0), (1, 22, 3), (2, 27, 6), (3, 32, 9)]
+    logged = [line for line in found if line["kind"] == "train"]
     assert [line["step"] for line in logged] == list(range(1, 13))
-    rates = [line["learning_rate"] for line in logged]
-    base = 0.016 * 8 / 256
+    assert [line["stage"] for line in logged] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    rates, base = [line["learning_rate"] for line in logged], 0.016 * 8 / 256
     np.testing.assert_allclose(rates[:4], [0, base / 3, base * 2 / 3, base])
-    assert {key: last[key] for key in logged[-1]} == logged[-1]
-    evaluated = records(tmp_path, "eval")
+    evaluated = [line for line in found if line["kind"] == "eval"]
     assert [line["step"] for line in evaluated] == [3, 6, 9, 12]
     scores = trainer.evaluate(tiny_run.make_examples())
     assert {key: evaluated[-1][key] for key in scores} == scores
-    assert trainer.step == 12
-    assert int(tf_variable(trainer.optimizer.iterations).numpy()) == 12
+    assert trainer.step == int(tf_variable(trainer.optimizer.iterations).numpy()) == 12
 
 
 def test_replicas_give_the_result_of_one_device(tmp_path):
     """No strategy, one mirrored device and two, at the same global batch."""
-    config = tiny_run.make_config("train.stages=2,train.epochs=2,data.ibase=24")
+    config = tiny_run.make_config("train.stages=1,train.epochs=2")
     strategies = {
         "none": tf.distribute.get_strategy(),
         "one": tf.distribute.MirroredStrategy(["CPU:0"]),
@@ -129,7 +135,7 @@ def test_replicas_give_the_result_of_one_device(tmp_path):
             # The unsynchronised layer of Keras 2 has another rule for the moving variance.
             tmp_path / name, config, strategy, lambda: tiny_run.make_model(bn_synchronized=True)
         )
-        trainer.train(tiny_run.make_batches, tiny_run.make_examples)
+        trainer.train(tiny_run.make_batches)
         states[name], logged[name] = state(trainer), records(tmp_path / name)
         scores[name] = trainer.evaluate(tiny_run.make_examples())
     for name in ("one", "two"):
@@ -146,13 +152,6 @@ def test_replicas_give_the_result_of_one_device(tmp_path):
 class TestInterruption:
     """A run that stops in its third stage (steps 6 to 8) and starts again."""
 
-    @pytest.fixture(scope="class")
-    def undisturbed(self, tmp_path_factory):
-        model_dir = tmp_path_factory.mktemp("undisturbed")
-        trainer = tiny_run.make_trainer(model_dir)
-        trainer.train(tiny_run.make_batches, tiny_run.make_examples)
-        return trainer, records(model_dir)
-
     @staticmethod
     def resume(model_dir, undisturbed, from_step):
         trainer = tiny_run.make_trainer(model_dir)
@@ -165,20 +164,21 @@ class TestInterruption:
 
         trainer.train(make_batches, tiny_run.make_examples)
         assert seen[0] == (2, from_step)
-        expected, expected_records = undisturbed
+        expected, expected_records, _ = undisturbed
         check_equal(trainer, expected)
         assert records(model_dir) == expected_records
         assert not list(model_dir.rglob("*.part"))
 
     def test_an_exception(self, tmp_path, undisturbed):
         def failing(stage, first_step):
-            def check(features, labels, step):
-                with tf.control_dependencies([tf.debugging.assert_less(step, 7)]):
-                    return tf.nest.map_structure(tf.identity, (features, labels))
+            def check(batch, step):
+                with tf.control_dependencies([tf.debugging.assert_none_equal(step, seventh)]):
+                    return tf.nest.map_structure(tf.identity, batch)
 
+            seventh = tf.constant(7, tf.int64)
             steps = tf.data.Dataset.range(first_step, stage.end_step)
-            pairs = tf.data.Dataset.zip((tiny_run.make_batches(stage, first_step), steps))
-            return pairs.map(lambda batch, step: check(*batch, step))
+            batches = tiny_run.make_batches(stage, first_step)
+            return tf.data.Dataset.zip((batches, steps)).map(check)
 
         with pytest.raises(tf.errors.InvalidArgumentError):
             tiny_run.make_trainer(tmp_path).train(failing, tiny_run.make_examples)
@@ -201,21 +201,21 @@ class TestInterruption:
         self.resume(tmp_path, undisturbed, from_step=8)
 
     def test_a_finished_run_does_nothing_more(self, undisturbed):
-        trainer, expected_records = undisturbed
+        trainer, expected_records, _ = undisturbed
         again = tiny_run.make_trainer(trainer.model_dir)
         assert again.step == 12
         again.train(tiny_run.make_batches, tiny_run.make_examples)
         check_equal(again, trainer)
         assert records(pathlib.Path(trainer.model_dir)) == expected_records
 
-    def test_the_result_follows_from_the_seed(self, tmp_path, undisturbed):
-        config = tiny_run.make_config("train.seed=1,train.stages=1,train.epochs=1")
-        other = tiny_run.make_trainer(tmp_path / "seed1", config)
-        same = tiny_run.make_trainer(tmp_path / "seed1_again", config)
-        first = tiny_run.make_trainer(tmp_path / "seed0")
-        kernels = [t.model.get_layer("stem_conv").kernel.numpy() for t in (other, same, first)]
-        np.testing.assert_array_equal(kernels[0], kernels[1])
-        assert (kernels[0] != kernels[2]).any()
+
+def test_the_initial_weights_follow_from_the_seed(tmp_path):
+    kernels = []
+    for seed in (0, 0, 1):
+        trainer = tiny_run.make_trainer(tmp_path, tiny_run.make_config(f"train.seed={seed}"))
+        kernels.append(tf_variable(trainer.model.get_layer("stem_conv").kernel).numpy())
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).any()
 
 
 def poisoned(step):

@@ -1,0 +1,55 @@
+"""One export, shared by the tests of this folder."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_run
+
+from efficientnetv2.compat import var_path
+from export import export_saved_model
+
+NAMES = tuple(f"class {index}" for index in range(tiny_run.CLASSES))
+WEIGHTS = {"source": "somewhere/ckpt-7", "step": 7, "averaged": True}
+
+
+@pytest.fixture(scope="session")
+def config():
+    return tiny_run.make_config()
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Weights far from their initial values, so that scores differ clearly."""
+    keras.utils.set_random_seed(0)
+    model, rng = tiny_run.make_model(), np.random.default_rng(0)
+    for weight in model.weights:
+        if not var_path(weight).endswith("kernel"):
+            weight.assign(weight + 0.3 * rng.uniform(size=tuple(weight.shape)))
+    classifier = model.get_layer("classifier")
+    classifier.kernel.assign(rng.normal(size=classifier.kernel.shape))
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, model, config):
+    """The path of an export with class names."""
+    folder = tmp_path_factory.mktemp("exports") / "shapes"
+    return export_saved_model(model, str(folder), config, class_names=NAMES, weights=WEIGHTS)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Encoded images by their name, of several kinds and sizes."""
+    rng = np.random.default_rng(1)
+
+    def pixels(height, width, channels):
+        coarse = rng.uniform(0, 255, (1, 5, 5, channels)).astype(np.float32)
+        return tf.cast(tf.image.resize(coarse, (height, width))[0], tf.uint8)
+
+    return {
+        "wide.jpg": tf.io.encode_jpeg(pixels(40, 70, 3)).numpy(),
+        "small.png": tf.io.encode_png(pixels(20, 21, 3)).numpy(),
+        "grey.jpeg": tf.io.encode_jpeg(pixels(64, 48, 1)).numpy(),
+        "alpha.png": tf.io.encode_png(pixels(33, 32, 4)).numpy(),
+    }
