@@ -33,7 +33,7 @@ flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: 
 def configured() -> hparams.Config:
     """The config that the flags describe."""
     return hparams.get_config(
-        FLAGS.model_name or "efficientnetv2-b0",
+        FLAGS.model_name,
         FLAGS.dataset_cfg or "shapes",
         FLAGS.hparam_str,
         data_dir=FLAGS.data_dir,
@@ -183,6 +183,8 @@ def main(argv: list[str]) -> None:
             raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
         if FLAGS.mode not in MODES:
             raise UserError(f"unknown mode {FLAGS.mode!r}{hparams.nearest(FLAGS.mode, MODES)}")
+        if FLAGS.dry_run and FLAGS.mode not in ("train", "traineval"):
+            raise UserError(f"--dry_run plans a training run; drop it with --mode={FLAGS.mode}")
         run_mode = {"infer": infer, "export": export_run, "eval": evaluate}.get(FLAGS.mode, train)
         run_mode()
     except UserError as error:

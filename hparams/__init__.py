@@ -32,20 +32,22 @@ __all__ = [
 
 
 def get_config(
-    model_name: str, dataset_cfg: str, overrides: str = "", *, data_dir: str | None = None
+    model_name: str | None, dataset_cfg: str, overrides: str = "", *, data_dir: str | None = None
 ) -> Config:
-    """Builds the config of a run; later wins: base, model, data set, `data_dir`, overrides.
+    """Builds the config of a run; later wins: base, model, data set, overrides, `data_dir`.
 
-    `overrides` is "a.b=c,…", where an item may also be the path of a YAML file.
+    `overrides` is "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
+    config of a run. Without a `model_name` the overrides may name the model, else it is B0.
 
     Raises: UserError, one line, for an unknown name or key, a wrong type, a value out of range.
     """
     assignments = parse_overrides(overrides)
-    dataset = flatten(dataset_layer(dataset_cfg))
     if data_dir is not None:
-        dataset.append(("data.data_dir", data_dir))
-    named = dict(assignments).get("model.model_name", model_name)
-    if named != model_name:
+        assignments.append(("data.data_dir", data_dir))
+    dataset = flatten(dataset_layer(dataset_cfg))
+    named = dict(assignments).get("model.model_name")
+    model_name = model_name or named or Config().model.model_name
+    if named not in (None, model_name):
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))

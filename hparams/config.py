@@ -174,6 +174,21 @@ def check_value(key: str, field: dataclasses.Field, value) -> None:
             raise UserError(f"{key} must be {words} {bound[name]}, got {value!r}")
 
 
+def _ramps(config: Config) -> list[tuple[str, float, str, float]]:
+    """What rises over the stages: key and value in the first stage, key and value in the last."""
+    data, model, train = config.data, config.model, config.train
+    if train.schedule == "fixed" or train.stages == 1:
+        return []
+    ramps = [
+        ("data.ram_base", data.ram_base, "data.ram", data.ram),
+        ("data.mixup_base", data.mixup_base, "data.mixup_alpha", data.mixup_alpha),
+    ]
+    if train.schedule == "paper":  # The official schedule keeps dropout constant.
+        dropout = ("model.dropout_base", model.dropout_base)
+        ramps.append((*dropout, "model.dropout_rate", model.dropout_rate))
+    return ramps if data.augname else ramps[1:]
+
+
 def check_config(config: Config) -> Config:
     """Checks what no single field can; returns `config`.
 
@@ -190,6 +205,12 @@ def check_config(config: Config) -> Config:
             f"data.ibase={base} must be at most the train size of {size} pixels; "
             "lower data.ibase or raise train.isize"
         )
+    for base_key, base_value, end_key, end in _ramps(config):
+        if base_value > end:
+            raise UserError(
+                f"{base_key}={base_value} must be at most {end_key}={end}: strengths rise from "
+                f"stage to stage; lower {base_key} or raise {end_key}"
+            )
     if config.data.ds_name == "folder" and config.data.data_dir is None:
         raise UserError("data.data_dir is needed for a folder of images; add --data_dir=PATH")
     if config.data.ds_name == "tfds" and config.data.tfds_name is None:

@@ -11,8 +11,6 @@ from hparams.errors import UserError
 
 Assignment = tuple[str, object]  # dotted key, value
 
-_WORDS = {"true": True, "false": False}
-
 
 def nearest(name: str, names) -> str:
     """Returns "; did you mean 'x'?" for the closest of `names`, or their list."""
@@ -117,8 +115,6 @@ def _read_as(field: dataclasses.Field, value):
     if isinstance(value, _Text):
         if type(None) in allowed and value.lower() in ("none", "null"):
             return None
-        if bool in allowed:
-            return _WORDS.get(value.lower(), str(value))
         if str in allowed:
             return str(value)
     elif not isinstance(value, str):

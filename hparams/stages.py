@@ -83,7 +83,7 @@ def _strength(config: Config, index: int) -> tuple[int, float, float, float]:
     size = first_size + (last_size - first_size) * size_ramp[0] // size_ramp[1]
     return (
         size,
-        _between(data.ram_base, data.ram, ramp),
+        _between(data.ram_base, data.ram, ramp) if data.augname else 0.0,
         _between(data.mixup_base, data.mixup_alpha, ramp),
         _between(dropout_base, model.dropout_rate, ramp),
     )

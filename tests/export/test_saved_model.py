@@ -99,11 +99,6 @@ def test_bytes_that_are_no_image_are_an_invalid_argument(loaded, images):
             loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
 
 
-def test_an_empty_batch_is_no_error(loaded):
-    answer = loaded.signatures["serving_default"](image_bytes=tf.constant([], tf.string))
-    assert answer["scores"].shape == (0, tiny_run.CLASSES)
-
-
 def test_needs_neither_keras_nor_our_code(exported, images, tmp_path):
     """In a process that can import neither."""
     (tmp_path / "image").write_bytes(images["wide.jpg"])

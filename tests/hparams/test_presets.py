@@ -3,7 +3,7 @@
 import pytest
 
 from efficientnetv2 import list_models
-from hparams import MODELS, UserError, get_config, presets
+from hparams import MODELS, UserError, get_config, presets, save_config
 
 
 def values(config, *keys):
@@ -116,14 +116,21 @@ def test_later_layers_win(monkeypatch):
     assert values(with_overrides, *keys) == (0.15, 60, 300)  # overrides over all
 
 
-def test_overrides_win_over_data_dir_and_that_over_the_data_set(monkeypatch):
+def test_data_dir_wins_over_overrides_and_those_over_the_data_set(monkeypatch):
     layer = {"data": {"ds_name": "folder", "data_dir": "first"}}
     monkeypatch.setitem(presets.DATASETS, "folder", layer)
     assert get_config("efficientnetv2-b0", "folder").data.data_dir == "first"
-    second = get_config("efficientnetv2-b0", "folder", data_dir="second")
+    second = get_config("efficientnetv2-b0", "folder", "data.data_dir=second")
     assert second.data.data_dir == "second"
-    third = get_config("efficientnetv2-b0", "folder", "data.data_dir=third", data_dir="second")
+    third = get_config("efficientnetv2-b0", "folder", "data.data_dir=second", data_dir="third")
     assert third.data.data_dir == "third"
+
+
+def test_a_saved_config_names_its_model(tmp_path):
+    config = get_config("efficientnetv2-m", "folder", "train.epochs=9", data_dir="photos")
+    save_config(config, str(tmp_path / "config.yaml"))
+    assert get_config(None, "shapes", str(tmp_path / "config.yaml")) == config
+    assert get_config(None, "shapes").model.model_name == "efficientnetv2-b0"
 
 
 def test_a_schedule_set_by_the_data_set_decides_the_values_of_the_model(monkeypatch):

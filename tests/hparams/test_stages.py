@@ -89,15 +89,28 @@ def test_fixed_has_the_end_values_throughout(model, size, magnitude, mixup, drop
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 11])
 def test_paper_ends_are_exact(count):
     # Values for which first + (last - first) is not last in floating point.
-    more = f"train.stages={count},data.ram_base=0.1,data.ram=0.7,data.mixup_base=0.7"
-    first, *_, last = plan("s", "paper", f"{more},data.mixup_alpha=0.1,model.dropout_base=0.2")
-    assert (first.image_size, first.ram, first.mixup_alpha, first.dropout_rate) == (
-        128,
-        0.1,
-        0.7,
-        0.2,
-    )
-    assert (last.image_size, last.ram, last.mixup_alpha, last.dropout_rate) == (300, 0.7, 0.1, 0.3)
+    more = f"train.stages={count},data.ram_base=0.1,data.ram=0.7,data.mixup_base=0.1"
+    first, *_, last = plan("s", "paper", f"{more},data.mixup_alpha=0.7,model.dropout_base=0.2")
+    strengths = [(s.image_size, s.ram, s.mixup_alpha, s.dropout_rate) for s in (first, last)]
+    assert strengths == [(128, 0.1, 0.1, 0.2), (300, 0.7, 0.7, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("key", "base"),
+    [
+        ("data.ram=0", "data.ram_base=5.0"),
+        ("data.mixup_base=0.5", "data.mixup_base=0.5"),
+        ("model.dropout_rate=0", "model.dropout_base=0.1"),
+    ],
+)
+def test_strengths_may_not_fall(key, base):
+    with pytest.raises(UserError, match=f"^{base} must be at most"):
+        plan("s", "paper", key)
+    assert plan("s", "fixed", key)
+
+
+def test_without_randaugment_the_magnitude_is_zero():
+    assert column(plan("s", "paper", "data.augname=none"), "ram") == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

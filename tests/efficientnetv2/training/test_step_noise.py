@@ -27,7 +27,9 @@ def test_replicas_drop_what_one_replica_would():
     for shape in ((6,), (3, 3, 2)):
         whole = drop(shape=shape)
         for count in (2, 4):
-            parts = [drop(shape=shape, first_row=r, rows=8 // count) for r in range(0, 8, 8 // count)]
+            parts = [
+                drop(shape=shape, first_row=r, rows=8 // count) for r in range(0, 8, 8 // count)
+            ]
             np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

@@ -98,9 +98,7 @@ def test_weight_decay_goes_through_the_gradient_of_the_kernels(model, batch):
 
 
 def test_loss_is_the_mean_smoothed_cross_entropy_and_hits_count_mixed_labels(model, batch):
-    loss, correct, _ = one_step(
-        model, batch, "train.weight_decay=0,train.label_smoothing=0.2"
-    )
+    loss, correct, _ = one_step(model, batch, "train.weight_decay=0,train.label_smoothing=0.2")
     features, labels = batch
     logits = model(features["image"], training=True).numpy()
     label = labels["label"].numpy()

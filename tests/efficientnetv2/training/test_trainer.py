@@ -133,7 +133,10 @@ def test_replicas_give_the_result_of_one_device(tmp_path):
     for name, strategy in strategies.items():
         trainer = tiny_run.make_trainer(
             # The unsynchronised layer of Keras 2 has another rule for the moving variance.
-            tmp_path / name, config, strategy, lambda: tiny_run.make_model(bn_synchronized=True)
+            tmp_path / name,
+            config,
+            strategy,
+            lambda: tiny_run.make_model(bn_synchronized=True),
         )
         trainer.train(tiny_run.make_batches)
         states[name], logged[name] = state(trainer), records(tmp_path / name)
