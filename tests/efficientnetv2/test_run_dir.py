@@ -32,7 +32,9 @@ def test_resuming_with_other_settings_is_refused(tmp_path, override):
 
 def test_all_settings_that_differ_are_named(tmp_path):
     run_dir.start_run(str(tmp_path), CONFIG, NAMES)
-    changed = hparams.with_overrides(CONFIG, "train.epochs=7,runtime.checkpoint_steps=3,data.ram=1")
+    changed = hparams.with_overrides(
+        CONFIG, "train.epochs=7,runtime.checkpoint_steps=3,data.ram=20"
+    )
     with pytest.raises(UserError, match="other values of train.epochs, data.ram;"):
         run_dir.start_run(str(tmp_path), changed, NAMES)
 
