@@ -1,11 +1,9 @@
 """What a named model and a named data set bring, and which layer wins."""
 
-import pathlib
-
 import pytest
 
 from efficientnetv2 import list_models
-from hparams import MODELS, UserError, get_config, make_stages, presets, save_config
+from hparams import MODELS, UserError, get_config, presets, save_config
 
 
 def values(config, *keys):
@@ -170,12 +168,3 @@ def test_a_second_model_name_is_a_contradiction():
     assert get_config("efficientnetv2-s", "shapes", again).model.model_name == "efficientnetv2-s"
     with pytest.raises(UserError, match="efficientnetv2-s contradicts --model_name=.*-b0"):
         get_config("efficientnetv2-b0", "shapes", again)
-
-
-@pytest.mark.parametrize(
-    "path", sorted(pathlib.Path(presets.__file__).parent.glob("recipes/*.yaml")), ids=str
-)
-def test_every_recipe_is_a_valid_run_of_four_rising_stages(path):
-    sizes = [stage.image_size for stage in make_stages(get_config(None, "shapes", str(path)))]
-    assert len(sizes) == 4
-    assert sizes == sorted(set(sizes))
