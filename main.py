@@ -4,6 +4,7 @@
         --data_dir=PHOTOS --model_dir=RUN --hparam_str=train.epochs=50,train.batch_size=64
 """
 
+import contextlib
 import json
 import sys
 import types
@@ -73,8 +74,11 @@ def train() -> None:
     def examples(split):
         return datasets.build_dataset(config, split, source=sources[split])
 
-    last = trainer.train(batches, (lambda: examples("minival")) if evaluates else None)
-    report({"step": trainer.step, **(trainer.evaluate(examples("eval")) if evaluates else last)})
+    with named_decoding_errors(sources.values()):
+        result = trainer.train(batches, (lambda: examples("minival")) if evaluates else None)
+        if evaluates:
+            result = trainer.evaluate(examples("eval"))
+    report({"step": trainer.step, **result})
 
 
 def evaluate() -> None:
@@ -91,7 +95,8 @@ def evaluate() -> None:
             "give the --data_dir that was trained on"
         )
     evaluator = Evaluator(run.strategy, run.model, config.eval.batch_size)
-    scores = evaluator(datasets.build_dataset(config, "eval", source=source))
+    with named_decoding_errors([source]):
+        scores = evaluator(datasets.build_dataset(config, "eval", source=source))
     report({"step": run.loaded.step, **scores})
 
 
@@ -161,6 +166,22 @@ def trained_run() -> types.SimpleNamespace:
     return types.SimpleNamespace(
         config=config, class_names=class_names, model=model, loaded=loaded, strategy=strategy
     )
+
+
+@contextlib.contextmanager
+def named_decoding_errors(sources):
+    """Turns the error of an image that cannot be decoded into one that names the file."""
+    import tensorflow as tf
+
+    import datasets
+
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        name = datasets.find_unreadable(sources)
+        if name is None:
+            raise
+        raise UserError(f"cannot read the image {name}; mend it or take it out") from error
 
 
 def needed(flag: str) -> None:

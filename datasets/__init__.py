@@ -5,6 +5,7 @@ import importlib
 _HOMES = {
     "Source": "datasets.sources",
     "build_dataset": "datasets.pipeline",
+    "find_unreadable": "datasets.unreadable",
     "open_source": "datasets.sources",
     "with_source_facts": "datasets.pipeline",
 }
