@@ -269,7 +269,7 @@ def test_every_image_can_be_drawn_again(augmented):
 
 
 def test_a_stage_sets_size_magnitude_and_mixup():
-    config = make_config("data.ram=3,data.mixup_alpha=0.9,train.isize=90,data.ibase=50")
+    config = make_config("data.ram=6,data.mixup_alpha=0.9,train.isize=90,data.ibase=50")
     source = make_source(busy_images())
     weak = batches(train(config, make_stage(end_step=6, ram=2.0), source))
     strong = batches(train(config, make_stage(end_step=6, ram=20.0), source))
