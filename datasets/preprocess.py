@@ -6,12 +6,11 @@ evaluation path; `preprocess_train` is a pure function of its arguments, the see
 Source: official preprocessing.py ("v2", bilinear), preprocess_legacy.py ("v1", bicubic).
 """
 
-import difflib
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from hparams import UserError
+from hparams import UserError, nearest
 
 CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
 _WHOLE_IMAGE_FROM = 320  # pixels: from this size on the "v2" rule evaluates without a crop
@@ -99,8 +98,7 @@ CROPS = ("v2", "v1", "whole")
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.0)[0]
-        raise UserError(f"{option} must be one of {', '.join(known)}; got {value!r}, try {near!r}")
+        raise UserError(f"unknown {option} {value!r}{nearest(value, known)}")
 
 
 def _check_size(image_size: int) -> None:
