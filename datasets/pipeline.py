@@ -37,7 +37,8 @@ def build_dataset(
     Source: official pipeline; Mixup blends within the global batch.
     """
     source = source or open_source(config.data, split, config.train.seed)
-    classes = _num_classes(config, source)
+    classes = len(source.class_names)
+    _check_fact("data.num_classes", config.data.num_classes, classes)
     if stage is None:
         return _evaluation_examples(config, source, classes)
     step = stage.first_step if first_step is None else first_step
@@ -60,22 +61,13 @@ def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
         section = config
         for name in key.split("__"):
             section = getattr(section, name)
-        if section is not None and section != found:
-            raise UserError(
-                f"{key.replace('__', '.')} is set to {section}, but the data has {found}; "
-                f"set it to {found}"
-            )
+        _check_fact(key.replace("__", "."), section, found)
     return with_values(config, **facts)
 
 
-def _num_classes(config: Config, source: Source) -> int:
-    classes = config.data.num_classes or len(source.class_names)
-    if classes != len(source.class_names):
-        raise UserError(
-            f"data.num_classes is set to {classes}, but the data has {len(source.class_names)}; "
-            f"set it to {len(source.class_names)}"
-        )
-    return classes
+def _check_fact(key: str, value: int | None, found: int) -> None:
+    if value not in (None, found):
+        raise UserError(f"{key} is set to {value}, but the data has {found}; set it to {found}")
 
 
 def _evaluation_examples(config: Config, source: Source, classes: int) -> tf.data.Dataset:

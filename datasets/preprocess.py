@@ -11,6 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from hparams import UserError, nearest
+from hparams.config import EVAL_CROPS
 
 CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
 _WHOLE_IMAGE_FROM = 320  # pixels: from this size on the "v2" rule evaluates without a crop
@@ -93,7 +94,6 @@ RESIZE_METHODS: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
     "bilinear": _bilinear,
     "legacy_bicubic": _legacy_bicubic,
 }
-CROPS = ("v2", "v1", "whole")
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -136,7 +136,7 @@ def preprocess_eval(
     Raises:
         UserError: unknown crop or resize_method, image_size not positive.
     """
-    _check_choice("crop", crop, CROPS)
+    _check_choice("crop", crop, EVAL_CROPS)
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
     _check_size(image_size)
     image = decode_image(image_bytes)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from datasets import preprocess
 from hparams import UserError
+from hparams.config import EVAL_CROPS
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDENS = np.load(DATA / "augmentation_ops.npz")
@@ -124,7 +125,7 @@ def test_evaluation_agrees_with_official(key, size, crop, resize_method):
 
 @pytest.mark.parametrize("height, width", [(64, 64), (65, 90), (101, 64), (263, 376)])
 @pytest.mark.parametrize("size", [32, 224, 300, 319, 320, 384])
-@pytest.mark.parametrize("crop", preprocess.CROPS)
+@pytest.mark.parametrize("crop", EVAL_CROPS)
 def test_evaluation_window(crop, size, height, width):
     window = preprocess._eval_window(tf.constant([height, width]), size, crop).numpy().tolist()
     side = int(np.float32(size / (size + 32)) * np.float32(min(height, width)))
