@@ -27,7 +27,7 @@ def build_dataset(
     steps from `first_step` (the stage's first by default) to the stage's end. Labels sum to 1; with
     Mixup they blend two classes. Batches run on across the ends of epochs; each epoch has every
     example once, in an order of its own.
-    Evaluation (`stage` None): single ({"image": uint8 [S, S, 3]}, {"label": float32 [K]}), each
+    Evaluation (`stage` None): single ({"image": float32 [S, S, 3]}, {"label": float32 [K]}), each
     example once, in a fixed order.
     Order: shuffle, decode, crop, flip, RandAugment, batch, Mixup, prefetch. Pixels are in [0, 255];
     the model normalises.
@@ -76,7 +76,11 @@ def _evaluation_examples(config: Config, source: Source, classes: int) -> tf.dat
     def example(*record):
         image_bytes, label = source.load(*record)
         image = preprocess_eval(
-            image_bytes, config.eval.isize, crop=data.eval_crop, resize_method=data.resize_method
+            image_bytes,
+            config.eval.isize,
+            crop=data.eval_crop,
+            resize_method=data.resize_method,
+            exact=True,
         )
         return {"image": image}, {"label": tf.one_hot(label, classes)}
 

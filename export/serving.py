@@ -20,7 +20,9 @@ class ServingModule(tf.Module):
     `classes` the indices of the k best, int64 [N, k], best first; `labels` their names.
 
     Raises: InvalidArgumentError from a call with bytes that are no image.
-    `pixels` turns image bytes, string [N], into what `predict_images` takes, uint8 [N, S, S, 3].
+    `classify`, no signature, is `serving_default` with `logits`, float32 [N, K].
+    `pixels` turns image bytes, string [N], into what the network sees: float32 [N, S, S, 3] as
+    resized, not rounded; `predict_images` takes uint8, which is up to half a level away.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class ServingModule(tf.Module):
         names = tf.constant(list(class_names), tf.string) if class_names else None
         images_spec = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="images")
 
-        def top(images):
-            logits = tf.cast(model(images, training=False), tf.float32)
+        def logits_of(images):
+            return tf.cast(model(images, training=False), tf.float32)
+
+        def top(logits):
             best = tf.math.top_k(logits, min(TOP_K, logits.shape[-1]))
             classes = tf.cast(best.indices, tf.int64)
             results = {"scores": tf.nn.softmax(logits), "classes": classes}
@@ -46,26 +50,38 @@ class ServingModule(tf.Module):
 
         def decode(one):
             return preprocess_eval(
-                one, image_size, crop=data.eval_crop, resize_method=data.resize_method
+                one,
+                image_size,
+                crop=data.eval_crop,
+                resize_method=data.resize_method,
+                exact=True,
             )
 
         def pixels(image_bytes):
-            spec = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
+            spec = tf.TensorSpec([image_size, image_size, 3], tf.float32)
             return tf.map_fn(decode, image_bytes, fn_output_signature=spec)
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        bytes_spec = tf.TensorSpec([None], tf.string, name="image_bytes")
+
+        @tf.function(input_signature=[bytes_spec])
+        def classify(image_bytes):
+            logits = logits_of(pixels(image_bytes))
+            return {**top(logits), "logits": logits}
+
+        @tf.function(input_signature=[bytes_spec])
         def serving_default(image_bytes):
-            return top(pixels(image_bytes))
+            return top(logits_of(pixels(image_bytes)))
 
         @tf.function(input_signature=[images_spec])
         def predict_images(images):
-            return top(images)
+            return top(logits_of(images))
 
         @tf.function(input_signature=[images_spec])
         def predict_features(images):
             return {"features": tf.cast(pooled(images, training=False), tf.float32)}
 
         self.pixels = pixels
+        self.classify = classify
         self.serving_default = serving_default
         self.predict_images = predict_images
         self.predict_features = predict_features

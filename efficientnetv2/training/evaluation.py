@@ -21,8 +21,8 @@ class Evaluator:
     def __call__(self, dataset: tf.data.Dataset) -> dict[str, float | int]:
         """Returns loss (mean cross entropy), top1, top5 (shares in [0, 1]) and examples.
 
-        `dataset`: unbatched ({"image"}, {"label"}) examples, image uint8 [S, S, 3], label float32
-        [K]. With fewer than five classes `top5` is 1.
+        `dataset`: unbatched ({"image"}, {"label"}) examples, image uint8 or float [S, S, 3],
+        label float32 [K]. With fewer than five classes `top5` is 1.
         Raises: UserError if there is no example.
         """
         batches = dataset.batch(self.batch_size).map(self._pad).prefetch(tf.data.AUTOTUNE)

@@ -125,7 +125,7 @@ def test_evaluation_examples_of_a_folder(photos):
     for split, count in counts.items():
         dataset = build_dataset(config, split)
         assert dataset.element_spec == (
-            {"image": tf.TensorSpec([24, 24, 3], tf.uint8)},
+            {"image": tf.TensorSpec([24, 24, 3], tf.float32)},
             {"label": tf.TensorSpec([2], tf.float32)},
         )
         found = batches(dataset)
@@ -299,7 +299,11 @@ def test_evaluation_is_the_evaluation_path_on_each_example_in_order():
     assert len(found) == EXAMPLES
     for index, (image, label) in enumerate(found):
         expected = preprocess_eval(
-            tf.io.encode_png(images[index]), 28, crop="v1", resize_method="legacy_bicubic"
+            tf.io.encode_png(images[index]),
+            28,
+            crop="v1",
+            resize_method="legacy_bicubic",
+            exact=True,
         )
         np.testing.assert_array_equal(image, expected)
         np.testing.assert_array_equal(label, np.eye(CLASSES)[index % CLASSES])

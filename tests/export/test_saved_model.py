@@ -34,7 +34,7 @@ def loaded(exported):
 def expected_scores(model, config, encoded):
     data = config.data
     pixels = [
-        preprocess_eval(e, SIZE, crop=data.eval_crop, resize_method=data.resize_method)
+        preprocess_eval(e, SIZE, crop=data.eval_crop, resize_method=data.resize_method, exact=True)
         for e in encoded
     ]
     logits = model.predict(np.stack(pixels), verbose=0)
