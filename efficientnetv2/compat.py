@@ -1,5 +1,8 @@
 """The one module that knows which Keras generation is installed."""
 
+import collections
+import contextlib
+
 import keras
 
 KERAS3 = keras.__version__.split(".")[0] != "2"
@@ -7,11 +10,50 @@ KERAS3 = keras.__version__.split(".")[0] != "2"
 
 def var_path(variable) -> str:
     """Returns a weight's path, such as "blocks_1/expand_conv/kernel", equal on both generations."""
-    if KERAS3:
-        return variable.path
-    return variable.name.split(":")[0].replace("depthwise_kernel", "kernel")
+    path = variable.path if KERAS3 else variable.name.split(":")[0]
+    return path.replace("depthwise_kernel", "kernel")
 
 
 def tf_variable(variable):
     """Returns the `tf.Variable` behind a Keras weight."""
     return variable.value if KERAS3 else variable
+
+
+def functional_calls(model) -> list[tuple]:
+    """Returns (layer, shape of its first input) for each call in a functional model, in order.
+
+    Single operations, such as the sum of two tensors, are left out: they have no weights.
+    """
+    calls = []
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            layer = node.operation if KERAS3 else node.layer
+            inputs = node.input_tensors if KERAS3 else node.keras_inputs
+            if inputs and isinstance(layer, keras.layers.Layer):
+                calls.append((layer, tuple(inputs[0].shape)))
+    return calls
+
+
+@contextlib.contextmanager
+def numbered_from_zero():
+    """Inside, layers without a name are numbered as in a fresh process, so that paths repeat."""
+    counts = _name_counts()
+    before = dict(counts)
+    counts.clear()
+    try:
+        yield
+    finally:
+        for name, count in before.items():  # Names that are given later are still new ones.
+            counts[name] = max(count, counts[name])
+
+
+def _name_counts() -> dict:
+    """Returns Keras' own numbers of the names that it gave."""
+    if KERAS3:
+        from keras.src.backend.common.global_state import get_global_attribute
+
+        default = collections.defaultdict(int)
+        return get_global_attribute("object_name_uids", default=default, set_to_default=True)
+    from keras.src.backend import get_default_graph_uid_map
+
+    return get_default_graph_uid_map()
