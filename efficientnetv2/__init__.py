@@ -1,16 +1,26 @@
 """EfficientNetV2 in Keras: the network, its weights and how it learns."""
 
-from efficientnetv2.architectures import Blocks, ModelSpec, get_spec, list_models
-from efficientnetv2.model import build_model, spec_from_config
+from efficientnetv2.architecture_tables import get_spec, list_models
+from efficientnetv2.architectures import Blocks, ModelSpec, scale_spec
+from efficientnetv2.from_config import build_from_config, spec_from_config
+from efficientnetv2.model import build_backbone, build_model
+from efficientnetv2.spec_files import save_spec
+from efficientnetv2.switching import set_normalization, set_padding
 
 __all__ = [
     "Blocks",
     "LoadReport",
     "ModelSpec",
+    "build_backbone",
+    "build_from_config",
     "build_model",
     "get_spec",
     "list_models",
     "load_weights",
+    "save_spec",
+    "scale_spec",
+    "set_normalization",
+    "set_padding",
     "spec_from_config",
 ]
 

@@ -1,13 +1,13 @@
-"""The architectures: one table of named rows per family, and the rules that scale them.
+"""What an architecture is: rows of equal blocks, and the rules that scale them.
 
-Source: official block tables (the released models); the paper's Table 4 shows S.
+The named ones are in `architecture_tables.py`; to add one, add a row there.
 """
 
 import dataclasses
 import math
 from typing import Literal
 
-from hparams import UserError, nearest
+from hparams import UserError
 
 CHANNEL_DIVISOR = 8
 
@@ -29,20 +29,15 @@ class Blocks:
     se_ratio: float = 0.0
 
 
-def _fused(repeats, stride, expand, channels_in, channels) -> Blocks:
-    return Blocks("fused", repeats, 3, stride, expand, channels_in, channels)
-
-
-def _mbconv(repeats, stride, expand, channels_in, channels) -> Blocks:
-    return Blocks("mbconv", repeats, 3, stride, expand, channels_in, channels, se_ratio=0.25)
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """All that decides what a network computes, apart from its weights and its classes.
 
-    `normalization` says what pixels in [0, 255] become: "centered" is (x - 128) / 128, "imagenet"
-    subtracts the ImageNet mean and divides by its standard deviation.
+    `normalization` says what pixels in [0, 255] become: "centered" is (x - 128) / 128, "inception"
+    (x - 127.5) / 127.5, "imagenet" subtracts the ImageNet mean and divides by its standard
+    deviation. `padding` is that of strided convolutions: "same" as TensorFlow has it, or
+    "symmetric", kernel // 2 zeros on every side, as PyTorch has it. `norm` is "batch" or "group".
+    `output_stride` 8 or 16 replaces later strides by dilation.
     """
 
     name: str
@@ -52,19 +47,33 @@ class ModelSpec:
     head_channels: int = 1280
     dropout_rate: float = 0.2
     drop_path_rate: float = 0.2
-    normalization: Literal["centered", "imagenet"] = "centered"
+    normalization: Literal["centered", "inception", "imagenet"] = "centered"
     stem_stride: int = 2
+    output_stride: int | None = None
+    padding: Literal["same", "symmetric"] = "same"
     activation: str = "silu"
+    norm: Literal["batch", "group"] = "batch"
+    gn_groups: int = 8
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-3
+    keep_90_percent: bool = False
 
     def scaled_channels(self, channels: int) -> int:
-        """Channels after width scaling, a multiple of 8, at least 8.
+        """Channels after width scaling, the nearest multiple of 8, at least 8.
 
-        Source: official rule, without the "not below 90%" correction of EfficientNetV1.
+        Source: official rule of V2. With `keep_90_percent`, as EfficientNetV1 has it, rounding
+        never takes away more than a tenth.
         """
-        steps = int(channels * self.width_coefficient + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR
-        return max(1, steps) * CHANNEL_DIVISOR
+        wanted = channels * self.width_coefficient
+        rounded = int(wanted + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR * CHANNEL_DIVISOR
+        rounded = max(CHANNEL_DIVISOR, rounded)
+        if self.keep_90_percent and rounded < 0.9 * wanted:
+            rounded += CHANNEL_DIVISOR
+        return rounded
+
+    def scaled_repeats(self, row: Blocks) -> int:
+        """Blocks of a row after depth scaling. Source: official rule, rounded up."""
+        return math.ceil(row.repeats * self.depth_coefficient)
 
     def scaled_blocks(self) -> tuple[Blocks, ...]:
         """One row per block that is built: width and depth scaled, `repeats` 1, in order."""
@@ -77,85 +86,49 @@ class ModelSpec:
                 channels=self.scaled_channels(row.channels),
             )
             rest = dataclasses.replace(first, stride=1, channels_in=first.channels)
-            repeats = math.ceil(row.repeats * self.depth_coefficient)
-            built += [first] + [rest] * (repeats - 1)
+            built += [first] + [rest] * (self.scaled_repeats(row) - 1)
         return tuple(built)
 
 
-_BASE = (
-    _fused(1, 1, 1, 32, 16),
-    _fused(2, 2, 4, 16, 32),
-    _fused(2, 2, 4, 32, 48),
-    _mbconv(3, 2, 4, 48, 96),
-    _mbconv(5, 1, 6, 96, 112),
-    _mbconv(8, 2, 6, 112, 192),
-)
-_SMALL = (
-    _fused(2, 1, 1, 24, 24),
-    _fused(4, 2, 4, 24, 48),
-    _fused(4, 2, 4, 48, 64),
-    _mbconv(6, 2, 4, 64, 128),
-    _mbconv(9, 1, 6, 128, 160),
-    _mbconv(15, 2, 6, 160, 256),
-)
-_MEDIUM = (
-    _fused(3, 1, 1, 24, 24),
-    _fused(5, 2, 4, 24, 48),
-    _fused(5, 2, 4, 48, 80),
-    _mbconv(7, 2, 4, 80, 160),
-    _mbconv(14, 1, 6, 160, 176),
-    _mbconv(18, 2, 6, 176, 304),
-    _mbconv(5, 1, 6, 304, 512),
-)
-_LARGE = (
-    _fused(4, 1, 1, 32, 32),
-    _fused(7, 2, 4, 32, 64),
-    _fused(7, 2, 4, 64, 96),
-    _mbconv(10, 2, 4, 96, 192),
-    _mbconv(19, 1, 6, 192, 224),
-    _mbconv(25, 2, 6, 224, 384),
-    _mbconv(7, 1, 6, 384, 640),
-)
-_XLARGE = (
-    _fused(4, 1, 1, 32, 32),
-    _fused(8, 2, 4, 32, 64),
-    _fused(8, 2, 4, 64, 96),
-    _mbconv(16, 2, 4, 96, 192),
-    _mbconv(24, 1, 6, 192, 256),
-    _mbconv(32, 2, 6, 256, 512),
-    _mbconv(8, 1, 6, 512, 640),
-)
+def scale_spec(
+    spec: ModelSpec,
+    name: str,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    late_depth: float | None = None,
+) -> ModelSpec:
+    """Returns a larger architecture: `width` times the channels, `depth` times the layers.
 
-
-def _b_spec(name, width, depth, dropout_rate) -> ModelSpec:
-    return ModelSpec(name, _BASE, width, depth, dropout_rate=dropout_rate, normalization="imagenet")
-
-
-_SPECS = {
-    spec.name: spec
-    for spec in (
-        _b_spec("efficientnetv2-b0", 1.0, 1.0, dropout_rate=0.2),
-        _b_spec("efficientnetv2-b1", 1.0, 1.1, dropout_rate=0.2),
-        _b_spec("efficientnetv2-b2", 1.1, 1.2, dropout_rate=0.3),
-        _b_spec("efficientnetv2-b3", 1.2, 1.4, dropout_rate=0.3),
-        ModelSpec("efficientnetv2-s", _SMALL, dropout_rate=0.2),
-        ModelSpec("efficientnetv2-m", _MEDIUM, dropout_rate=0.3),
-        ModelSpec("efficientnetv2-l", _LARGE, dropout_rate=0.4),
-        ModelSpec("efficientnetv2-xl", _XLARGE, dropout_rate=0.4),
-    )
-}
-
-
-def list_models() -> list[str]:
-    """Returns the names that `get_spec` knows, smallest first."""
-    return list(_SPECS)
-
-
-def get_spec(name: str) -> ModelSpec:
-    """Returns a named architecture.
-
-    Raises: UserError for an unknown name, naming the nearest.
+    With `late_depth` the factor of the layers grows evenly from `depth` in the first row to
+    `late_depth` in the last, so that layers are added where the images are small.
+    Raises: UserError if a factor is not positive and finite.
+    Source: paper section 3.3, "scaling": compound scaling, and more layers in later stages; the
+    paper gives no formula, and its M and L were rounded by hand and got a seventh stage. Channels
+    and layers are rounded as everywhere; the head keeps its channels, as in the paper's models.
     """
-    if name not in _SPECS:
-        raise UserError(f"unknown model {name!r}{nearest(name, _SPECS)}")
-    return _SPECS[name]
+    late_depth = depth if late_depth is None else late_depth
+    for key, factor in (("width", width), ("depth", depth), ("late_depth", late_depth)):
+        if not 0 < factor < math.inf:
+            raise UserError(f"{key} must be a factor above 0, got {factor}")
+    steps = max(1, len(spec.blocks) - 1)
+    wide = dataclasses.replace(spec, width_coefficient=spec.width_coefficient * width)
+    rows = tuple(
+        dataclasses.replace(
+            row,
+            repeats=math.ceil(
+                round(spec.scaled_repeats(row) * (depth + (late_depth - depth) * i / steps), 6)
+            ),
+            channels_in=wide.scaled_channels(row.channels_in),
+            channels=wide.scaled_channels(row.channels),
+        )
+        for i, row in enumerate(spec.blocks)
+    )
+    return dataclasses.replace(
+        spec,
+        name=name,
+        blocks=rows,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        head_channels=spec.scaled_channels(spec.head_channels),
+    )

@@ -37,23 +37,24 @@ def functional_calls(model) -> list[tuple]:
 @contextlib.contextmanager
 def numbered_from_zero():
     """Inside, layers without a name are numbered as in a fresh process, so that paths repeat."""
-    counts = _name_counts()
-    before = dict(counts)
-    counts.clear()
+    before = [(counts, dict(counts)) for counts in _name_counts()]
+    for counts, _ in before:
+        counts.clear()
     try:
         yield
     finally:
-        for name, count in before.items():  # Names that are given later are still new ones.
-            counts[name] = max(count, counts[name])
+        for counts, numbers in before:
+            for name, number in numbers.items():  # Names that are given later are still new ones.
+                counts[name] = max(number, counts[name])
 
 
-def _name_counts() -> dict:
+def _name_counts() -> list[dict]:
     """Returns Keras' own numbers of the names that it gave."""
     if KERAS3:
         from keras.src.backend.common.global_state import get_global_attribute
 
         default = collections.defaultdict(int)
-        return get_global_attribute("object_name_uids", default=default, set_to_default=True)
-    from keras.src.backend import get_default_graph_uid_map
+        return [get_global_attribute("object_name_uids", default=default, set_to_default=True)]
+    from keras.src.backend import PER_GRAPH_OBJECT_NAME_UIDS
 
-    return get_default_graph_uid_map()
+    return list(PER_GRAPH_OBJECT_NAME_UIDS.values())

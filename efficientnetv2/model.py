@@ -1,16 +1,19 @@
-"""Builds a network from a specification."""
+"""Builds a network, or its feature pyramid, from a specification."""
 
 import dataclasses
 
 import keras
 
-from efficientnetv2.architectures import ModelSpec, get_spec
-from efficientnetv2.blocks import FusedMBConv, MBConv, batch_norm, conv
+from efficientnetv2.architecture_tables import get_spec
+from efficientnetv2.architectures import ModelSpec
+from efficientnetv2.blocks import FusedMBConv, MBConv
+from efficientnetv2.keras_models import PREFIX, build_keras_model
+from efficientnetv2.layers import conv, norm_layer
 from efficientnetv2.noise import HeadDropout
+from efficientnetv2.preprocessing_layers import normalization
+from hparams import UserError
 
 _BLOCKS = {"fused": FusedMBConv, "mbconv": MBConv}
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # Of pixels in [0, 1]; official constants.
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_model(
@@ -20,99 +23,203 @@ def build_model(
     include_top: bool = True,
     include_preprocessing: bool = True,
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    in_channels: int | None = None,
     dropout_rate: float | None = None,
     drop_path_rate: float | None = None,
+    normalization: str | None = None,
+    norm: str | None = None,
+    padding: str | None = None,
+    stem_stride: int | None = None,
+    output_stride: int | None = None,
     bn_synchronized: bool = False,
     weights: str | None = None,
 ) -> keras.Model:
     """Returns the network as a functional Keras model.
 
-    Shapes: [B, H, W, 3], pixels in [0, 255] (uint8 or float), or, with
+    Shapes: [B, H, W, C], pixels in [0, 255] (uint8 or float), or, with
     `include_preprocessing=False`, float as the weights expect it -> [B, num_classes] float32
     logits, or, with `include_top=False`, [B, head channels] pooled features.
     Args:
-      dropout_rate: probability of dropping a pooled feature; None: the specification's.
-      drop_path_rate: of stochastic depth, which rises linearly from 0 over the blocks; None: the
-        specification's.
+      name_or_spec: one of `list_models()`, the path of a specification in JSON, "keras/NAME" for
+        an architecture of `keras.applications`, or a `ModelSpec`.
+      input_shape: height and width in pixels, None for any, and channels.
+      in_channels: the channels, as a short way to give them; weights for three are adapted.
+      dropout_rate: probability of dropping a pooled feature.
+      drop_path_rate: of stochastic depth, which rises linearly from 0 over the blocks.
+      normalization, norm, padding, stem_stride, output_stride: see `ModelSpec`.
       bn_synchronized: normalise over the batches of all replicas of a `tf.distribute` strategy.
-      weights: path of a checkpoint for `load_weights`; None: random.
-    Raises: UserError for an unknown name, or weights that do not fit.
+      weights: a name of published weights ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft"),
+        which bring their normalisation, and whose classifier is left out, with a warning, where
+        `num_classes` is another; or a file for `load_weights`; None: random.
+    What is None is as the specification says.
+    Raises: UserError for an unknown name, settings that do not go together, or weights that do
+    not fit.
     Source: paper Table 4 and official code: rate i / N of `drop_path_rate` for block i of N;
     classifier kernel uniform in +-1 / sqrt(num_classes).
     """
+    settings = {
+        "dropout_rate": dropout_rate,
+        "drop_path_rate": drop_path_rate,
+        "normalization": normalization,
+        "norm": norm,
+        "padding": padding,
+        "stem_stride": stem_stride,
+        "output_stride": output_stride,
+    }
+    settings = {key: value for key, value in settings.items() if value is not None}
+    input_shape = _with_channels(input_shape, in_channels)
+    if isinstance(name_or_spec, str) and name_or_spec.startswith(PREFIX):
+        return build_keras_model(
+            name_or_spec,
+            num_classes=num_classes,
+            include_top=include_top,
+            include_preprocessing=include_preprocessing,
+            input_shape=input_shape,
+            weights=weights,
+            **settings,
+        )
     spec = get_spec(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
-    if dropout_rate is None:
-        dropout_rate = spec.dropout_rate
-    if drop_path_rate is None:
-        drop_path_rate = spec.drop_path_rate
-    bn = {"bn_momentum": spec.bn_momentum, "bn_epsilon": spec.bn_epsilon}
-    bn["bn_synchronized"] = bn_synchronized
-    blocks = spec.scaled_blocks()
-
-    inputs = keras.Input(input_shape, name="image")
-    x = normalization(spec.normalization)(inputs) if include_preprocessing else inputs
-    x = _conv_bn_act(x, blocks[0].channels_in, 3, spec.stem_stride, "stem", spec.activation, bn)
-    for index, block in enumerate(blocks):
-        x = _BLOCKS[block.kind](
-            channels=block.channels,
-            kernel=block.kernel,
-            stride=block.stride,
-            expand=block.expand,
-            se_ratio=block.se_ratio,
-            drop_rate=drop_path_rate * index / len(blocks),
-            activation=spec.activation,
-            name=f"blocks_{index}",
-            **bn,
-        )(x)
-    head_channels = spec.scaled_channels(spec.head_channels)
-    x = _conv_bn_act(x, head_channels, 1, 1, "head", spec.activation, bn)
-    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(x)  # [B, head channels]
-    x = HeadDropout(dropout_rate, name="head_dropout")(x)
-    if include_top:
-        x = keras.layers.Dense(
-            num_classes,
-            kernel_initializer=keras.initializers.RandomUniform(
-                -(num_classes**-0.5), num_classes**-0.5
-            ),
-            dtype="float32",
-            name="classifier",
-        )(x)
-    model = keras.Model(inputs, x, name=spec.name)
+    pretrained = None
     if weights is not None:
-        from efficientnetv2.weights import load_weights  # Only TensorFlow reads checkpoints.
+        from efficientnetv2.weights import pretrained_row  # Only TensorFlow reads checkpoints.
 
-        load_weights(model, weights)
+        pretrained = pretrained_row(spec.name, weights)
+    if pretrained is not None:
+        settings.setdefault("normalization", pretrained.preprocessing.normalization)
+    spec = dataclasses.replace(spec, **settings)
+    model = _network(
+        spec,
+        num_classes if include_top else None,
+        include_preprocessing,
+        input_shape,
+        bn_synchronized,
+    )
+    if weights is not None:
+        from efficientnetv2.weights import load_into
+
+        load_into(model, weights, pretrained, keep_normalization=normalization is not None)
     return model
 
 
-def normalization(kind: str):
-    """Returns the layer that turns pixels in [0, 255] into what the weights expect."""
-    if kind == "centered":
-        return keras.layers.Rescaling(1 / 128, offset=-1.0, name="normalization")
-    return keras.layers.Rescaling(
-        [1 / (255 * std) for std in _IMAGENET_STD],
-        offset=[-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD)],
-        name="normalization",
+def build_backbone(
+    name_or_spec: str | ModelSpec, *, levels: tuple[int, ...] = (2, 3, 4, 5), **settings
+) -> keras.Model:
+    """Returns the network without its head, giving features of several resolutions.
+
+    Shapes: as `build_model` -> {"reduction_2": [B, H / 4, W / 4, C2], ...}, one per level; level k
+    is the last block output before the k-th halving is followed by another, at stride 2**k. With
+    a stride-1 stem all are twice as large; with `output_stride` none is smaller than it allows.
+    Args:
+      levels: which of 1 to 5.
+      settings: of `build_model`; `weights` may have a classifier, which is left out.
+    Raises: UserError as `build_model`, and for a level that the network does not have.
+    """
+    if isinstance(name_or_spec, str) and name_or_spec.startswith(PREFIX):
+        raise UserError(f"{name_or_spec} has no levels here; use keras.applications for its layers")
+    if "include_top" in settings or "num_classes" in settings:
+        raise UserError("a backbone has no classifier; drop include_top and num_classes")
+    spec = get_spec(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
+    ends = reduction_levels(spec)
+    for level in levels:
+        if level not in ends:
+            known = ", ".join(map(str, ends))
+            raise UserError(f"{spec.name} has no reduction level {level!r}; its levels are {known}")
+    if not levels:
+        raise UserError("levels must name at least one reduction level")
+    model = build_model(spec, include_top=False, **settings)
+    outputs = {
+        f"reduction_{level}": model.get_layer(f"blocks_{ends[level]}").output for level in levels
+    }
+    return keras.Model(model.input, outputs, name=f"{spec.name}-backbone")
+
+
+def reduction_levels(spec: ModelSpec) -> dict[int, int]:
+    """Returns {level: index of the block that closes it}.
+
+    Source: official endpoints: a block closes a level if it is the last one, or the next strides.
+    """
+    blocks = spec.scaled_blocks()
+    strided = [i for i, block in enumerate(blocks) if block.stride > 1]
+    ends = [i - 1 for i in strided if i > 0] + [len(blocks) - 1]
+    first = 1 if not strided or strided[0] > 0 else 2
+    return dict(enumerate(ends, start=first))
+
+
+def _network(spec, num_classes, include_preprocessing, input_shape, bn_synchronized):
+    """The functional model; `num_classes` None: without classifier."""
+    shared = {
+        "padding": spec.padding,
+        "activation": spec.activation,
+        "norm": spec.norm,
+        "gn_groups": spec.gn_groups,
+        "bn_momentum": spec.bn_momentum,
+        "bn_epsilon": spec.bn_epsilon,
+        "bn_synchronized": bn_synchronized,
+    }
+    blocks = spec.scaled_blocks()
+    inputs = keras.Input(input_shape, name="image")
+    x = inputs
+    if include_preprocessing:
+        x = normalization(spec.normalization, input_shape[-1])(x)
+    x = _conv_norm_act(x, blocks[0].channels_in, 3, spec.stem_stride, "stem", shared)
+    strides = _strides(spec, blocks)
+    for index, (block, (stride, dilation)) in enumerate(zip(blocks, strides)):
+        x = _BLOCKS[block.kind](
+            channels=block.channels,
+            kernel=block.kernel,
+            stride=stride,
+            dilation=dilation,
+            expand=block.expand,
+            se_ratio=block.se_ratio,
+            drop_rate=spec.drop_path_rate * index / len(blocks),
+            name=f"blocks_{index}",
+            **shared,
+        )(x)
+    x = _conv_norm_act(x, spec.scaled_channels(spec.head_channels), 1, 1, "head", shared)
+    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(x)  # [B, head channels]
+    x = HeadDropout(spec.dropout_rate, name="head_dropout")(x)
+    if num_classes is not None:
+        x = classifier(num_classes)(x)
+    return keras.Model(inputs, x, name=spec.name)
+
+
+def classifier(num_classes: int):
+    """The last layer; float32 logits under any policy."""
+    bound = num_classes**-0.5
+    return keras.layers.Dense(
+        num_classes,
+        kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+        dtype="float32",
+        name="classifier",
     )
 
 
-def _conv_bn_act(x, channels, kernel, stride, step, activation, bn):
-    x = conv(channels, kernel, stride, name=f"{step}_conv")(x)
-    x = batch_norm(bn["bn_momentum"], bn["bn_epsilon"], bn["bn_synchronized"], f"{step}_bn")(x)
-    return keras.layers.Activation(activation, name=f"{step}_act")(x)
+def _strides(spec: ModelSpec, blocks) -> list[tuple[int, int]]:
+    """Stride and dilation of each block.
+
+    Once the output stride is reached, a block that would stride does not, and those after it are
+    dilated instead, so that each sees the pixels that its weights were trained on.
+    Source: arXiv 1606.00915 (atrous convolution).
+    """
+    current, dilation, result = spec.stem_stride, 1, []
+    for block in blocks:
+        if block.stride > 1 and spec.output_stride and current >= spec.output_stride:
+            result.append((1, dilation))
+            dilation *= block.stride
+        else:
+            result.append((block.stride, dilation))
+            current *= block.stride
+    return result
 
 
-def spec_from_config(model_config) -> ModelSpec:
-    """Returns the specification of `hparams.ModelConfig`: the named one with its overrides."""
-    spec = get_spec(model_config.model_name)
-    return dataclasses.replace(
-        spec,
-        width_coefficient=model_config.width_coefficient or spec.width_coefficient,
-        depth_coefficient=model_config.depth_coefficient or spec.depth_coefficient,
-        stem_stride=model_config.stem_stride,
-        activation=model_config.act_fn,
-        bn_momentum=model_config.bn_momentum,
-        bn_epsilon=model_config.bn_epsilon,
-        dropout_rate=model_config.dropout_rate,
-        drop_path_rate=1 - model_config.survival_prob,
-    )
+def _conv_norm_act(x, channels, kernel, stride, step, shared):
+    x = conv(channels, kernel, stride, f"{step}_conv", padding=shared["padding"])(x)
+    x = norm_layer(shared, f"{step}_bn")(x)
+    return keras.layers.Activation(shared["activation"], name=f"{step}_act")(x)
+
+
+def _with_channels(input_shape, in_channels: int | None):
+    *size, channels = input_shape
+    if in_channels is not None and channels not in (3, in_channels):
+        raise UserError(f"in_channels={in_channels} contradicts input_shape={input_shape}")
+    return (*size, channels if in_channels is None else in_channels)

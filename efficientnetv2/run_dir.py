@@ -3,9 +3,10 @@
 import os
 from itertools import zip_longest
 
-from hparams import Config, UserError, differing_keys, load_config, save_config
+from efficientnetv2.spec_files import is_spec_file, load_spec, save_spec
+from hparams import Config, UserError, differing_keys, load_config, save_config, with_values
 
-CONFIG_FILE, LABELS_FILE = "config.yaml", "labels.txt"
+CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
 _MAY_DIFFER = (  # They do not change what is trained.
     "runtime.",
     "eval.batch_size",
@@ -16,52 +17,88 @@ _MAY_DIFFER = (  # They do not change what is trained.
 )
 
 
-def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
-    """Writes config and class names, or checks them against those of the run to resume.
+def check_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
+    """Makes `model_dir`; if it holds a run, checks that it is the one of these settings.
 
-    Raises: UserError naming the keys or classes that differ from the run in `model_dir`, or if
-    `model_dir` cannot be made.
+    Raises: UserError naming the keys, the architecture or the classes that differ from the run to
+    resume, or if `model_dir` cannot be made.
     """
     try:
         os.makedirs(model_dir, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make --model_dir={model_dir}: {error.strerror}") from error
     path = os.path.join(model_dir, CONFIG_FILE)
-    if os.path.exists(path):
-        changed = differing_keys(load_config(path), config)
-        changed = [key for key in changed if not key.startswith(_MAY_DIFFER)]
-        if changed:
-            raise UserError(
-                f"{model_dir} holds a run with other values of {', '.join(changed)}; "
-                "give another --model_dir, or the same settings to resume"
-            )
-        _, names = open_run(model_dir)
-        if names != tuple(class_names):
-            pairs = (pair for pair in zip_longest(names, class_names) if len(set(pair)) > 1)
-            theirs, ours = next(pairs)
-            raise UserError(
-                f"{model_dir} holds a run with class {theirs!r} where the data has {ours!r}; "
-                "give another --model_dir, or the same data to resume"
-            )
+    if not os.path.exists(path):
+        return
+    changed = differing_keys(load_config(path), config)
+    changed = [key for key in changed if not key.startswith(_MAY_DIFFER)]
+    if changed:
+        raise UserError(
+            f"{model_dir} holds a run with other values of {', '.join(changed)}; "
+            "give another --model_dir, or the same settings to resume"
+        )
+    if is_spec_file(config.model.model_name):
+        _check_spec(model_dir, config.model.model_name)
+    _, names = open_run(model_dir)
+    if names != tuple(class_names):
+        pairs = (pair for pair in zip_longest(names, class_names) if len(set(pair)) > 1)
+        theirs, ours = next(pairs)
+        raise UserError(
+            f"{model_dir} holds a run with class {theirs!r} where the data has {ours!r}; "
+            "give another --model_dir, or the same data to resume"
+        )
+
+
+def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
+    """Writes config, class names and a JSON architecture, or checks them as `check_run`.
+
+    Raises: UserError as `check_run`.
+    """
+    check_run(model_dir, config, class_names)
+    if is_spec_file(config.model.model_name):
+        save_spec(load_spec(config.model.model_name), os.path.join(model_dir, SPEC_FILE))
     labels = os.path.join(model_dir, LABELS_FILE)
     with open(f"{labels}.part", "w", encoding="utf-8") as file:
         file.writelines(f"{name}\n" for name in class_names)
     os.replace(f"{labels}.part", labels)
-    save_config(config, path)  # Last: where there is a config, there is all of it.
+    # Last: where there is a config, there is all of it.
+    save_config(config, os.path.join(model_dir, CONFIG_FILE))
 
 
 def open_run(model_dir: str) -> tuple[Config, tuple[str, ...]]:
-    """Returns config and class names of a run.
+    """Returns config and class names of a run; of a JSON architecture, the run's own copy.
 
     Raises: UserError if `model_dir` holds none.
     """
-    path = os.path.join(model_dir, CONFIG_FILE)
-    if not os.path.exists(path):
-        raise UserError(f"{model_dir} holds no run ({CONFIG_FILE} is missing); train first")
+    config = _saved_config(model_dir)
+    if is_spec_file(config.model.model_name):
+        config = with_values(config, model__model_name=os.path.join(model_dir, SPEC_FILE))
     labels = os.path.join(model_dir, LABELS_FILE)
     try:
         with open(labels, encoding="utf-8") as file:
             names = tuple(line.rstrip("\n") for line in file)
     except OSError as error:
         raise UserError(f"cannot read class names from {labels}: {error.strerror}") from error
-    return load_config(path), names
+    return config, names
+
+
+def model_name(model_dir: str) -> str:
+    """Returns the model as the run was started with. Raises: UserError as `open_run`."""
+    return _saved_config(model_dir).model.model_name
+
+
+def _saved_config(model_dir: str) -> Config:
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if not os.path.exists(path):
+        raise UserError(f"{model_dir} holds no run ({CONFIG_FILE} is missing); train first")
+    return load_config(path)
+
+
+def _check_spec(model_dir: str, path: str) -> None:
+    """Raises: UserError if an architecture is not the one that the run was started with."""
+    copy = os.path.join(model_dir, SPEC_FILE)
+    if load_spec(copy) != load_spec(path):
+        raise UserError(
+            f"{path} is not the architecture that {model_dir} was started with, which is in "
+            f"{copy}; give another --model_dir, or that file's content to resume"
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from efficientnetv2.architectures import get_spec
+from efficientnetv2.from_config import normalization_of
 from hparams import Config
 
 WARMUP_BATCHES = (1, 8, 32)
@@ -70,7 +70,7 @@ def write_card(
             "image_size": config.eval.isize,
             "crop": config.data.eval_crop,
             "resize_method": config.data.resize_method,
-            "normalization": get_spec(config.model.model_name).normalization,
+            "normalization": normalization_of(config.model),
             "where": "all of it in the graph",
         },
         "weights": weights or {},

@@ -35,7 +35,8 @@ def predict_files(
 ) -> Iterator[dict]:
     """Yields {"image", "top": [{"class", "label", "score"}, …]} per image, best class first.
 
-    `classify` is a `serving_default`; `show` is given the lines for a person to read.
+    `classify` is a `serving_default`, or `ServingModule.classify`, which adds each "logit"; `show`
+    is given the lines for a person to read.
     Raises: UserError naming a file that is no image.
     """
     for path in find_images(paths):
@@ -56,6 +57,8 @@ def predict_files(
             score = float(scores[index])
             show(f"  {score:6.1%} {'█' * round(score * _BAR):{_BAR}} {name}")
             top.append({"class": int(index), "label": name, "score": round(score, 6)})
+            if "logits" in result:
+                top[-1]["logit"] = round(float(result["logits"][0, index]), 5)
         yield {"image": path, "top": top}
 
 

@@ -5,7 +5,7 @@ import os
 
 import yaml
 
-from hparams.config import Config, DataConfig, check_config
+from hparams.config import Config, DataConfig, ModelConfig, check_config
 from hparams.errors import UserError
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from hparams.presets import MODELS, dataset_cfg_of, dataset_layer, model_layer
@@ -15,6 +15,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "MODELS",
+    "ModelConfig",
     "Stage",
     "UserError",
     "dataset_cfg_of",
@@ -32,12 +33,18 @@ __all__ = [
 
 
 def get_config(
-    model_name: str | None, dataset_cfg: str, overrides: str = "", *, data_dir: str | None = None
+    model_name: str | None,
+    dataset_cfg: str,
+    overrides: str = "",
+    *,
+    data_dir: str | None = None,
+    weights_settings: dict | None = None,
 ) -> Config:
-    """Builds the config of a run; later wins: base, model, data set, overrides, `data_dir`.
+    """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
 
     `overrides` is "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
     config of a run. Without a `model_name` the overrides may name the model, else it is B0.
+    `weights_settings` are keys and values that weights bring along, see `efficientnetv2.weights`.
 
     Raises: UserError, one line, for an unknown name or key, a wrong type, a value out of range.
     """
@@ -51,7 +58,8 @@ def get_config(
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))
-    return check_config(override(Config(), model + dataset + assignments))
+    brought = list((weights_settings or {}).items())
+    return check_config(override(Config(), model + dataset + brought + assignments))
 
 
 def with_overrides(config: Config, overrides: str) -> Config:

@@ -20,6 +20,7 @@ def setting(default, *, least=None, above=None, most=None, below=None, choices=N
 
 ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
 SCHEDULES = ("paper", "official", "fixed")
+NORMALIZATIONS = ("centered", "inception", "imagenet")
 LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
 DATA_SOURCES = ("shapes", "folder", "tfds")
 EVAL_CROPS = ("v2", "v1", "whole")
@@ -35,6 +36,11 @@ class ModelConfig:
     depth_coefficient: float | None = setting(None, above=0)
     stem_stride: int = setting(2, choices=(1, 2))  # Ours: 1 for images of 64 pixels or less.
     act_fn: str = setting("silu", choices=ACTIVATIONS)
+    output_stride: int | None = setting(None, choices=(8, 16, 32))  # Ours, as the next two.
+    normalization: str | None = setting(None, choices=NORMALIZATIONS)
+    padding: str | None = setting(None, choices=("same", "symmetric"))
+    bn_type: str | None = setting(None, choices=("gn",))  # None: batch, "gn": group norm.
+    gn_groups: int = setting(8, least=1)
     bn_momentum: float = setting(0.9, least=0, below=1)
     bn_epsilon: float = setting(1e-3, above=0)
     dropout_rate: float = setting(0.2, least=0, below=1)  # In the last stage.

@@ -35,7 +35,7 @@ def main(tmp_path, monkeypatch):
     "flags, message",
     [
         (["--mode=trian"], "unknown mode 'trian'; did you mean 'train'?"),
-        (["--mode="], "unknown mode ''; valid: train, eval, traineval, infer, export"),
+        (["--mode="], "unknown mode ''; valid: train, traineval, eval, infer, export, profile"),
         (
             ["--model_name=efficientnetv2-z", "--model_dir=run"],
             "unknown model 'efficientnetv2-z'; did you mean 'efficientnetv2-s'?",
@@ -63,6 +63,17 @@ def main(tmp_path, monkeypatch):
         (["--dataset_cfg=folder", "--dry_run"], "data.data_dir is needed for a folder of images"),
         ([], "--model_dir=PATH is needed with --mode=traineval"),
         (["--mode=eval"], "--model_dir=PATH is needed with --mode=eval"),
+        (["--mode=profile"], "--model_name is needed with --mode=profile: a model, or all"),
+        (
+            ["--mode=infer", "--weights=a.h5", "--image_path=a"],
+            "--model_name is needed with --weigh",
+        ),
+        (["--weights=a.h5"], "--weights is for eval, infer and export; drop it to train"),
+        (["--mode=infer", "--labels=a", "--image_path=a"], "--labels names the classes of --weigh"),
+        (
+            ["--mode=eval", "--weights=a.h5", "--model_dir=run"],
+            "--model_dir and --weights both name weights; drop one",
+        ),
         (["--mode=export"], "--export_dir=PATH is needed with --mode=export"),
         (["--mode=infer"], "--image_path is needed: images or folders, separated by commas"),
         (

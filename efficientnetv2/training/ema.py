@@ -34,7 +34,10 @@ class WeightAverage:
         t = tf.cast(step, tf.float32)
         keep = tf.minimum(self.decay, (1.0 + t) / (10.0 + t))
         for average, weight in zip(self.averages, self.weights, strict=True):
-            average.assign(average * keep + weight * (1.0 - keep))
+            if weight.dtype.is_floating:
+                average.assign(average * keep + weight * (1.0 - keep))
+            else:  # A count, as some layers of keras.applications have.
+                average.assign(weight)
 
     @contextlib.contextmanager
     def in_model(self):

@@ -59,8 +59,8 @@ def _drop_records_after(path: str, step: int) -> None:
 class Counter:
     """A line that counts long work on a terminal, and is gone when it is done."""
 
-    def __init__(self, what: str, stream=sys.stdout):
-        self.what, self.stream, self.count = what, stream, 0
+    def __init__(self, what: str, stream=None):
+        self.what, self.stream, self.count = what, stream or sys.stdout, 0
         self._shown = time.monotonic()
 
     def add(self, number: int) -> None:
@@ -81,11 +81,11 @@ class Progress:
     The time left grows with the pixels still to come: a step costs what its images measure.
     """
 
-    def __init__(self, stages: Sequence[Stage], stream=sys.stdout):
-        self.stages, self.stream = stages, stream
+    def __init__(self, stages: Sequence[Stage], stream=None):
+        self.stages, self.stream = stages, stream or sys.stdout
         self.start_window()
         self._line_time = -SECONDS_BETWEEN_LINES
-        self._terminal = stream.isatty()
+        self._terminal = self.stream.isatty()
 
     def start_window(self) -> None:
         """Starts measuring speed anew, after anything that was not training."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from efficientnetv2.model import build_model, spec_from_config
+from efficientnetv2.from_config import build_from_config
 from efficientnetv2.training.checkpoints import RunCheckpoint
 from efficientnetv2.training.ema import WeightAverage
 from efficientnetv2.training.evaluation import Evaluator
@@ -164,15 +164,6 @@ class _Window:
             "mixup_alpha": self.stage.mixup_alpha,
             "dropout_rate": self.stage.dropout_rate,
         }
-
-
-def build_from_config(config: Config, bn_synchronized: bool = False) -> keras.Model:
-    """Builds the network of a config whose `data.num_classes` is known."""
-    return build_model(
-        spec_from_config(config.model),
-        num_classes=config.data.num_classes,
-        bn_synchronized=bn_synchronized,
-    )
 
 
 def set_dropout(model: keras.Model, rate: float) -> None:

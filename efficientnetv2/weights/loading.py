@@ -1,20 +1,22 @@
-"""Reads the weights of a run's checkpoint: the averaged ones unless told otherwise."""
+"""Loads weights of any known format into a network that is built."""
 
 import dataclasses
-import os
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 from efficientnetv2.compat import tf_variable, var_path
+from efficientnetv2.switching import padding_of, set_normalization, set_padding
+from efficientnetv2.weights.formats import read_weights
+from efficientnetv2.weights.stored import Stored
 from hparams import UserError
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+STEM = "stem_conv/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What a load did; paths are those of the model's weights."""
+    """What a load did; paths are those of the model's weights, names those of the file."""
 
     source: str
     step: int | None
@@ -23,59 +25,112 @@ class LoadReport:
     missing: tuple[str, ...] = ()  # In the model only.
     unexpected: tuple[str, ...] = ()  # In the file only.
     mismatched: tuple[str, ...] = ()  # "path: shape in the file, shape in the model".
+    format: str = ""
+    unused: tuple[str, ...] = ()  # Of a classifier or head that the model was built without.
+    adapted: tuple[str, ...] = ()  # What was changed to fit, in words.
 
 
 def load_weights(
     model: keras.Model, path: str, *, use_ema: bool = True, skip_mismatch: bool = False
 ) -> LoadReport:
-    """Loads a checkpoint of a run, or the newest one of its `model_dir`, into `model`.
+    """Loads a file, or the newest checkpoint of a folder, into `model`; the format is detected.
 
-    Either Keras generation reads what the other wrote. `use_ema` takes the averaged weights where
-    the run kept them. Nothing is assigned if anything is wrong.
+    Formats: checkpoints of our runs; official checkpoints, by name and by object; `.h5`,
+    `.weights.h5` and `.keras` of `keras.applications` and `.h5` of keras_efficientnet_v2; `.pth`
+    and `.safetensors` of timm and torchvision. See `formats.py`.
+    `use_ema` takes the averaged weights where there are any. Weights of a classifier or head that
+    the model does not have are left aside. A stem trained on three channels is adapted to another
+    number: summed for one channel, else repeated in turn and scaled by 3 / channels (as timm does).
+    If the weights were trained with another padding, or the file tells of another normalisation,
+    the model is switched to it. Nothing is changed if anything is wrong.
 
-    Raises: UserError if there is no checkpoint, it cannot be read, or, without `skip_mismatch`,
+    Raises: UserError if there is nothing to read, it cannot be read, or, without `skip_mismatch`,
     a weight is missing, left over or of another shape.
     """
-    checkpoint = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
-    if checkpoint is None or not tf.io.gfile.glob(f"{checkpoint}.index"):
-        raise UserError(f"no checkpoint found in {path}; train first or give another --model_dir")
-    try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        shapes = reader.get_variable_to_shape_map()
-        use_ema = use_ema and any(key.startswith("ema/") for key in shapes)
-        prefix = "ema/" if use_ema else "weights/"
-        stored = {
-            key[len(prefix) : -len(_VALUE)].replace(".S", "/").replace("..", "."): key
-            for key in shapes
-            if key.startswith(prefix) and key.endswith(_VALUE)
-        }
-        own = {var_path(weight): weight for weight in model.weights}
-        matching = [path for path in own if path in stored]
-        mismatched = {
-            path: f"{path}: {tuple(shapes[stored[path]])}, {tuple(own[path].shape)}"
-            for path in matching
-            if list(shapes[stored[path]]) != list(own[path].shape)
-        }
-        loaded = [path for path in matching if path not in mismatched]
-        values = {path: reader.get_tensor(stored[path]) for path in loaded}
-        step = int(reader.get_tensor(f"step{_VALUE}")) if f"step{_VALUE}" in shapes else None
-    except (tf.errors.OpError, IndexError, ValueError) as error:  # IndexError: cut short.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read checkpoint {checkpoint}: {reason}") from error
+    stored = read_weights(path, use_ema)
+    known = stored.preprocessing
+    return assign(
+        model, stored, skip_mismatch=skip_mismatch, normalization=known and known.normalization
+    )
+
+
+def assign(
+    model: keras.Model,
+    stored: Stored,
+    *,
+    skip_mismatch: bool = False,
+    but: tuple[str, ...] = (),
+    normalization: str | None = None,
+) -> LoadReport:
+    """Puts stored weights into `model`.
+
+    `but` names layers that keep theirs; `normalization` is what to switch the model to.
+    """
+    if stored.format != "run" and STEM not in map(var_path, model.weights):
+        raise UserError(f"{stored.path} holds an EfficientNet, and {model.name} is none of ours")
+    own = {var_path(w): w for w in model.weights if var_path(w).split("/")[0] not in but}
+    names = {path: name for path, name in stored.names(model).items() if path in own}
+    values, adapted = {}, []
+    for path, name in names.items():
+        if name in stored.arrays:
+            values[path] = stored.to_ours(path, stored.arrays[name])
+    channels = tuple(own[STEM].shape)[2] if STEM in values else 3
+    if channels != 3 and values[STEM].shape[2] == 3:
+        values[STEM] = adapt_stem(values[STEM], channels)
+        adapted.append(f"{STEM}: from 3 to {channels} channels")
+    mismatched = {
+        path: f"{path}: {value.shape}, {tuple(own[path].shape)}"
+        for path, value in values.items()
+        if value.shape != tuple(own[path].shape)
+    }
+    loaded = {path: value for path, value in values.items() if path not in mismatched}
+    left = sorted(set(stored.arrays) - set(names.values()))
+    aside = _parts_without_layer(model, stored, but)
+    switch = stored.padding not in (None, padding_of(model))
+    if switch:
+        adapted.append(f"padding: {padding_of(model)} -> {stored.padding}")
     report = LoadReport(
-        source=checkpoint,
-        step=step,
-        used_ema=use_ema,
+        source=stored.path,
+        step=stored.step,
+        used_ema=stored.used_ema,
         loaded=tuple(loaded),
-        missing=tuple(path for path in own if path not in stored),
-        unexpected=tuple(path for path in stored if path not in own),
+        missing=tuple(path for path in own if path not in values),
+        unexpected=tuple(name for name in left if not name.startswith(aside)),
         mismatched=tuple(mismatched.values()),
+        format=stored.format,
+        unused=tuple(name for name in left if name.startswith(aside)),
+        adapted=tuple(adapted),
     )
     if not skip_mismatch:
         _check(report)
-    for path, value in values.items():
+    for path, value in loaded.items():
         tf_variable(own[path]).assign(value)
+    if switch:
+        set_padding(model, stored.padding)
+    if normalization and set_normalization(model, normalization):
+        report = dataclasses.replace(
+            report, adapted=(*report.adapted, f"normalization: {normalization}")
+        )
     return report
+
+
+def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Turns a kernel for three channels into one for another number.
+
+    Shapes: [k, k, 3, filters] -> [k, k, channels, filters]. One channel gets the sum, so that a
+    grey image gives what three equal channels gave; more are the three in turn, times
+    3 / channels, so that the sum keeps its size. Source: timm's `adapt_input_conv`.
+    """
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, [i % 3 for i in range(channels)]] * np.float32(3 / channels)
+
+
+def _parts_without_layer(model, stored: Stored, but) -> tuple[str, ...]:
+    """Prefixes of the names of parts that the model was built without, or that keep their own."""
+    layers = {layer.name for layer in model.layers} - set(but)
+    aside = () if "classifier" in layers else stored.classifier
+    return aside if "head_conv" in layers else (*aside, *stored.head)
 
 
 def _check(report: LoadReport) -> None:

@@ -10,10 +10,11 @@ class Preprocessing:
     Units: image_size in pixels. `crop` ("v2", "v1", "whole") and `resize_method` ("bilinear",
     "legacy_bicubic") are those of `datasets/preprocess.py`. `normalization` says what pixels in
     [0, 255] become: "centered" is (x - 128) / 128, "imagenet" subtracts the ImageNet mean and
-    divides by its standard deviation, "inception" is (x - 127.5) / 127.5.
+    divides by its standard deviation, "inception" is (x - 127.5) / 127.5. None is what a file does
+    not tell.
     """
 
-    image_size: int
+    image_size: int | None
     crop: str
     resize_method: str
-    normalization: str
+    normalization: str | None

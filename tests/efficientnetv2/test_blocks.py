@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 import efficientnetv2
-from efficientnetv2.blocks import FusedMBConv, MBConv, SqueezeExcite
+from efficientnetv2.blocks import FusedMBConv, MBConv
 from efficientnetv2.compat import var_path
+from efficientnetv2.layers import SqueezeExcite
 from efficientnetv2.noise import HeadDropout, StochasticDepth
 
 BLOCKS = {"fused": FusedMBConv, "mbconv": MBConv}

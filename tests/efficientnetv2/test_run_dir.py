@@ -1,13 +1,28 @@
 """What a `model_dir` holds beside checkpoints."""
 
+import dataclasses
+import os
+
 import pytest
 
 import hparams
-from efficientnetv2 import run_dir
+from efficientnetv2 import Blocks, ModelSpec, build_from_config, run_dir, save_spec
+from efficientnetv2.spec_files import load_spec
 from hparams import UserError
 
 CONFIG = hparams.get_config("efficientnetv2-b0", "shapes")
 NAMES = ("cat", "dog with spaces", "größer")
+SPEC = ModelSpec("mine", (Blocks("fused", 1, 3, 2, 1, 8, 8),), head_channels=16)
+
+
+@pytest.fixture
+def json_run(tmp_path):
+    """The path of an architecture, its config, and a run of it."""
+    path = tmp_path / "net.json"
+    save_spec(SPEC, str(path))
+    config = hparams.get_config(str(path), "shapes")
+    run_dir.start_run(str(tmp_path / "run"), config, NAMES)
+    return path, config, str(tmp_path / "run")
 
 
 def test_a_run_opens_with_the_config_and_class_names_it_was_started_with(tmp_path):
@@ -60,3 +75,55 @@ def test_missing_class_names_are_a_user_error(tmp_path):
     (tmp_path / run_dir.LABELS_FILE).unlink()
     with pytest.raises(UserError, match="cannot read class names from .*labels.txt: No such file"):
         run_dir.open_run(str(tmp_path))
+
+
+def test_a_run_keeps_its_own_copy_of_a_json_architecture(json_run):
+    path, config, run = json_run
+    path.unlink()
+    opened, names = run_dir.open_run(run)
+    assert names == NAMES
+    assert load_spec(opened.model.model_name) == SPEC
+    assert opened.model.model_name.startswith(run)
+    assert hparams.differing_keys(config, opened) == ["model.model_name"]
+    model = build_from_config(opened)
+    assert (model.name, model.get_layer("head_conv").filters) == ("mine", 16)
+    assert run_dir.model_name(run) == str(path)
+
+
+def test_resuming_a_json_architecture_needs_the_same_content(json_run):
+    path, config, run = json_run
+    run_dir.start_run(run, config, NAMES)
+    for change in ({"head_channels": 24}, {"activation": "relu"}):
+        save_spec(dataclasses.replace(SPEC, **change), str(path))
+        with pytest.raises(UserError, match=f"^{path} is not the architecture that {run} was star"):
+            run_dir.start_run(run, config, NAMES)
+        assert load_spec(os.path.join(run, run_dir.SPEC_FILE)) == SPEC
+    path.unlink()
+    with pytest.raises(UserError, match=f"cannot read the architecture {path}: No such file"):
+        run_dir.start_run(run, config, NAMES)
+
+
+def test_checking_a_run_writes_nothing(tmp_path):
+    """So that settings that turn out to be impossible can be mended in the same directory."""
+    model_dir = str(tmp_path / "new")
+    run_dir.check_run(model_dir, CONFIG, NAMES)
+    assert os.listdir(model_dir) == []
+    run_dir.start_run(model_dir, CONFIG, NAMES)
+    changed = hparams.with_overrides(CONFIG, "train.seed=3")
+    with pytest.raises(UserError, match="other values of train.seed;"):
+        run_dir.check_run(model_dir, changed, NAMES)
+
+
+def test_a_directory_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="^cannot make --model_dir=.*/file/run: Not a directory$"):
+        run_dir.check_run(str(tmp_path / "file" / "run"), CONFIG, NAMES)
+
+
+def test_an_architecture_of_a_start_that_was_cut_short_is_replaced(json_run):
+    """Without a config there is no run yet."""
+    path, config, run = json_run
+    os.remove(os.path.join(run, run_dir.CONFIG_FILE))
+    save_spec(dataclasses.replace(SPEC, head_channels=24), str(path))
+    run_dir.start_run(run, config, NAMES)
+    assert load_spec(run_dir.open_run(run)[0].model.model_name).head_channels == 24

@@ -75,10 +75,36 @@ def test_every_architecture_has_a_preset():
 def test_preprocessing_fits_the_family(model_name):
     config = get_config(model_name, "imagenet")
     expected = ("v2", "bilinear", 0.05)
-    if model_name.startswith("efficientnetv2-b"):
+    if model_name.startswith(("efficientnetv2-b", "efficientnet-")):
         expected = ("v1", "legacy_bicubic", 0.08)
     keys = ("data.eval_crop", "data.resize_method", "data.crop_area_min")
     assert values(config, *keys) == expected
+
+
+@pytest.mark.parametrize(
+    ("model_name", "eval_size", "train_size"),
+    [("efficientnet-b0", 224, 176), ("efficientnet-b5", 456, 352), ("efficientnet-l2", 800, 640)],
+)
+def test_v1_trains_in_one_stage_at_the_official_sizes(model_name, eval_size, train_size):
+    config = get_config(model_name, "imagenet")
+    keys = ("eval.isize", "train.isize", "train.stages")
+    assert values(config, *keys) == (eval_size, train_size, 1)
+
+
+@pytest.mark.parametrize("model_name", ["keras/ResNet50", "mine.json"])
+def test_other_architectures_have_settings_too(model_name):
+    config = get_config(model_name, "imagenet")
+    keys = ("model.model_name", "eval.isize", "train.isize", "train.stages", "data.eval_crop")
+    assert values(config, *keys) == (model_name, 224, 224, 4, "v2")
+
+
+def test_weights_bring_settings_that_overrides_replace():
+    brought = {"data.eval_crop": "whole", "eval.isize": 200}
+    config = get_config("efficientnetv2-b0", "imagenet", weights_settings=brought)
+    assert values(config, "data.eval_crop", "eval.isize") == ("whole", 200)
+    text = "data.eval_crop=v2"
+    config = get_config("efficientnetv2-b0", "imagenet", text, weights_settings=brought)
+    assert values(config, "data.eval_crop", "eval.isize") == ("v2", 200)
 
 
 def test_imagenet_splits_do_not_overlap_and_add_up():

@@ -1,5 +1,6 @@
 """The moving average of weights and BatchNorm statistics."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -52,6 +53,21 @@ def test_has_the_statistics_of_batch_norm(model):
     average.update(tf.constant(1, tf.int64))
     after = average.by_path["stem_bn/moving_mean"].numpy()
     np.testing.assert_allclose(after - before, 9 / 11, rtol=1e-5)
+
+
+def test_takes_counts_as_they_are():
+    """Architectures of keras.applications have a `Normalization`, which counts in whole numbers."""
+    inputs = keras.Input((4, 4, 3))
+    counting = keras.Model(inputs, keras.layers.Normalization(name="counting")(inputs))
+    average = WeightAverage(counting, 0.9)
+    for weight in counting.weights:
+        tf_variable(weight).assign_add(tf.cast(tf.fill(weight.shape, 11), weight.dtype))
+    average.update(tf.constant(1, tf.int64))
+    assert average.by_path["counting/count"].numpy() == 11
+    np.testing.assert_allclose(average.by_path["counting/mean"].numpy(), 9, rtol=1e-6)
+    with average.in_model():
+        pass
+    assert tf_variable(counting.weights[2]).numpy() == 11
 
 
 def test_in_model_gives_the_averages_and_then_the_weights_bit_for_bit(model):

@@ -1,0 +1,105 @@
+"""The names that other Keras implementations give to the weights of an EfficientNet.
+
+Source: keras.applications (EfficientNetV2 and V1; those of the older `efficientnet` package are
+the same) and keras_efficientnet_v2 1.2.2.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a package names layers.
+
+    `block` matches a layer of a block: number of its stage, its number there, step. `steps` and
+    `parts` give our layers for theirs, within a block and outside. `head` are the prefixes of the
+    names of the head.
+    """
+
+    package: str
+    block: re.Pattern
+    steps: dict[str, str]
+    parts: dict[str, str]
+    head: tuple[str, ...]
+
+
+LAYOUTS = (
+    Layout(
+        "keras.applications",
+        re.compile(r"block(\d+)(.)_(\w+)"),  # The blocks of a stage are a to z, then { and on.
+        {
+            "expand_conv": "expand_conv",
+            "expand_bn": "expand_bn",
+            "dwconv": "depthwise_conv",  # V1
+            "dwconv2": "depthwise_conv",  # V2
+            "bn": "depthwise_bn",
+            "se_reduce": "se/reduce_conv",
+            "se_expand": "se/expand_conv",
+            "project_conv": "project_conv",
+            "project_bn": "project_bn",
+        },
+        {
+            "stem_conv": "stem_conv",
+            "stem_bn": "stem_bn",
+            "top_conv": "head_conv",
+            "top_bn": "head_bn",
+        },
+        head=("top_conv/", "top_bn/"),
+    ),
+    Layout(
+        "keras_efficientnet_v2",
+        re.compile(r"stack_(\d+)_block(\d+)_(\w+)"),
+        {
+            "sortcut_conv": "expand_conv",
+            "sortcut_bn": "expand_bn",
+            "MB_dw_": "depthwise_conv",
+            "MB_dw_bn": "depthwise_bn",
+            "se_1_conv": "se/reduce_conv",
+            "se_2_conv": "se/expand_conv",
+            "MB_pw_conv": "project_conv",
+            "MB_pw_bn": "project_bn",
+            "fu_conv": "project_conv",
+            "fu_bn": "project_bn",
+        },
+        {
+            "stem_conv": "stem_conv",
+            "stem_bn": "stem_bn",
+            "post_conv": "head_conv",
+            "post_bn": "head_bn",
+        },
+        head=("post_conv/", "post_bn/"),
+    ),
+)
+
+
+def find_layout(names: Iterable[str]) -> Layout | None:
+    """Returns the layout by which the blocks of a file are named, None if it is none of these."""
+    for layout in LAYOUTS:
+        if any(layout.block.match(name) for name in names):
+            return layout
+    return None
+
+
+def names_of_paths(names: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Returns {our path: name} for the names of a file, such as `block2a_expand_conv/kernel`.
+
+    Blocks are counted as the file counts them, stage by stage, so that the depths of the stages
+    need not be known. What the layout does not know is left out.
+    """
+    matches = {name: layout.block.fullmatch(name.split("/")[0]) for name in names}
+    order = sorted({_position(match) for match in matches.values() if match})
+    paths = {}
+    for name, match in matches.items():
+        layer, kind = name.split("/")
+        ours = layout.steps.get(match[3]) if match else layout.parts.get(layer)
+        if ours is not None:
+            block = f"blocks_{order.index(_position(match))}/" if match else ""
+            paths[f"{block}{ours}/{kind.removeprefix('depthwise_')}"] = name
+    return paths
+
+
+def _position(match: re.Match) -> tuple:
+    """Sorts numbers by value (9 before 10) and letters by the alphabet."""
+    return int(match[1]), len(match[2]), match[2]

@@ -1,0 +1,71 @@
+"""Mode profile: what networks cost, beside what was published."""
+
+import json
+import os
+import sys
+
+from absl import flags
+
+import hparams
+from datasets.quiet import import_tensorflow
+from hparams import UserError
+from modes.common import configured, report
+
+FLAGS = flags.FLAGS
+
+
+def profile() -> None:
+    """One model, or with --model_name=all each named one, at its evaluation size."""
+    name = FLAGS.model_name
+    if name is None:
+        raise UserError("--model_name is needed with --mode=profile: a model, or all")
+    if name == "all":
+        sizes = {model: row.eval_size for model, row in hparams.MODELS.items()}
+        if FLAGS.hparam_str:
+            raise UserError("--hparam_str is for one model; drop it, or name the model")
+    else:
+        sizes = {name: configured().eval.isize}
+    if FLAGS.output_dir:
+        _make_folder(FLAGS.output_dir)
+    import_tensorflow()
+    import keras
+
+    from efficientnetv2 import profiling
+
+    profiles = []
+    for number, (model, size) in enumerate(sizes.items(), 1):
+        if len(sizes) > 1:
+            print(f"{number}/{len(sizes)} {model}", file=sys.stderr, flush=True)
+        profiles.append(_profile(model, size))
+        keras.backend.clear_session()  # The largest take gigabytes.
+    print(profiling.profile_table(profiles))
+    records = [profiling.profile_record(one) for one in profiles]
+    if FLAGS.output_dir:
+        from efficientnetv2.profiling.chart import save_chart
+
+        for one in profiles:
+            path = os.path.join(FLAGS.output_dir, f"{one.model}-{one.image_size}.png")
+            save_chart(one, path)
+            print(f"chart  {path}")
+        path = os.path.join(FLAGS.output_dir, "profile.json")
+        with open(f"{path}.part", "w", encoding="utf-8") as file:
+            json.dump(records, file, indent=1)
+        os.replace(f"{path}.part", path)
+    report({"profiles": records})
+
+
+def _profile(model: str, size: int):
+    """A named model by its name; one with overrides as its config says."""
+    from efficientnetv2 import profiling
+    from efficientnetv2.from_config import spec_from_config
+
+    if FLAGS.hparam_str and not model.startswith("keras/"):
+        return profiling.profile_model(spec_from_config(configured().model), size)
+    return profiling.profile_model(model, size)
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --output_dir={path}: {error.strerror}") from error
