@@ -3,13 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
+# The libraries whose weights we load, on the classic stack. PyTorch without CUDA comes from
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu where no local wheel has it.
+SOURCES_VENV ?= .venv-sources
+TORCH_INDEX ?=
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 READY := $(VENV)/.ready-$(VERSION)
 PY := $(VENV)/bin/python
 DEMO := --model_dir=$(RUN) --mode
 
-.PHONY: demo test test-quick lint clean
+.PHONY: demo test test-quick test-sources lint clean
 
 demo: $(READY)
 	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
@@ -27,6 +31,9 @@ test: lint
 test-quick: $(READY)
 	$(PY) -m pytest -m "not slow"
 
+test-sources: $(SOURCES_VENV)/.ready
+	$(SOURCES_VENV)/bin/python -m pytest -m sources tests/sources
+
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -38,5 +45,11 @@ $(READY): requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+$(SOURCES_VENV)/.ready: requirements.txt requirements-dev.txt requirements-sources.txt
+	python3.11 -m venv --clear $(SOURCES_VENV)
+	$(SOURCES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(TORCH_INDEX:%=--extra-index-url %) -r requirements-sources.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(SOURCES_VENV) runs

@@ -75,7 +75,7 @@ def assign(
         if name in stored.arrays:
             values[path] = stored.to_ours(path, stored.arrays[name])
     channels = tuple(own[STEM].shape)[2] if STEM in values else 3
-    if channels != 3 and values[STEM].shape[2] == 3:
+    if channels != 3 and values[STEM].shape[2:3] == (3,):
         values[STEM] = adapt_stem(values[STEM], channels)
         adapted.append(f"{STEM}: from 3 to {channels} channels")
     mismatched = {

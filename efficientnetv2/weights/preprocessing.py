@@ -15,6 +15,6 @@ class Preprocessing:
     """
 
     image_size: int | None
-    crop: str
-    resize_method: str
+    crop: str | None
+    resize_method: str | None
     normalization: str | None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from efficientnetv2.weights.preprocessing import Preprocessing
 from efficientnetv2.weights.stored import Stored
 from efficientnetv2.weights.torch_layout import EPSILON, block_scopes, to_ours, torch_names
 from hparams import UserError
@@ -41,6 +42,7 @@ def timm_stored(
     used_ema: bool,
     architecture: str | None,
     updated: bool,
+    preprocessing: Preprocessing | None = None,
 ) -> Stored:
     """Returns what a state dict of an `EfficientNet` of timm holds.
 
@@ -69,6 +71,7 @@ def timm_stored(
         classifier=("classifier.",),
         head=("conv_head.", "bn2."),
         padding="same" if is_tf else "symmetric",
+        preprocessing=preprocessing,
         num_classes=None if bias is None else bias.size,
         used_ema=used_ema,
     )

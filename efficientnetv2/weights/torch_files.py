@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from efficientnetv2.weights.stored import Stored
 from efficientnetv2.weights.timm_names import TIMM_STEM, timm_stored
+from efficientnetv2.weights.torch_preprocessing import of_timm
 from efficientnetv2.weights.torchvision_names import TORCHVISION_STEM, torchvision_stored
 from hparams import UserError
 
@@ -37,7 +38,7 @@ def read_torch_file(path: str, use_ema: bool = True) -> Stored:
 
     Of the latter `use_ema` takes the averaged weights where there are any. Nothing in a pickle is
     executed. Half precision becomes float32. A `config.json` of timm beside the file tells its
-    architecture, see `timm_stored`.
+    architecture, see `timm_stored`, image size and normalisation.
     Raises: UserError if the file cannot be read, or without PyTorch not, or holds something else.
     """
     tensors, used_ema, architecture = _read(path, use_ema)
@@ -49,8 +50,10 @@ def read_torch_file(path: str, use_ema: bool = True) -> Stored:
         if not name.endswith(_UPDATES) and name != "n_averaged"  # Counters.
     }
     if TIMM_STEM in arrays:
-        architecture = _architecture_beside(path) or architecture
-        return timm_stored(path, arrays, used_ema, architecture, updated)
+        config = _config_beside(path)
+        named = config.get("architecture")
+        architecture = named if isinstance(named, str) else architecture
+        return timm_stored(path, arrays, used_ema, architecture, updated, of_timm(config))
     if TORCHVISION_STEM in arrays:
         return torchvision_stored(path, arrays, used_ema)
     some = ", ".join(sorted(arrays)[:3]) or "no tensors"
@@ -115,18 +118,17 @@ def _unwrap(path: str, content: object, use_ema: bool):
     return tensors, key in _AVERAGED, architecture if isinstance(architecture, str) else None
 
 
-def _architecture_beside(path: str) -> str | None:
-    """The architecture that a `config.json` names; timm's hub has one in each folder of weights."""
+def _config_beside(path: str) -> dict:
+    """What a `config.json` says; timm's hub has one in each folder of weights."""
     config_path = os.path.join(os.path.dirname(path), "config.json")
     if not os.path.exists(config_path):
-        return None
+        return {}
     try:
         with open(config_path, encoding="utf-8") as file:
             config = json.load(file)
     except (OSError, ValueError) as error:
         raise _unreadable(config_path, error) from error
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    return architecture if isinstance(architecture, str) else None
+    return config if isinstance(config, dict) else {}
 
 
 def _needs_torch(path: str) -> UserError:

@@ -10,6 +10,7 @@ import numpy as np
 
 from efficientnetv2.weights.stored import Stored
 from efficientnetv2.weights.torch_layout import EPSILON, block_scopes, to_ours, torch_names
+from efficientnetv2.weights.torch_preprocessing import of_torchvision
 
 TORCHVISION_STEM = "features.0.0.weight"
 _BLOCK = r"(features\.(\d+)\.(\d+)\.block)\."
@@ -30,6 +31,7 @@ def torchvision_stored(path: str, arrays: Mapping[str, np.ndarray], used_ema: bo
         "classifier": "classifier.1",
     }
     bias = arrays.get("classifier.1.bias")
+    num_classes = None if bias is None else bias.size
     return Stored(
         path=path,
         format="torchvision",
@@ -39,7 +41,8 @@ def torchvision_stored(path: str, arrays: Mapping[str, np.ndarray], used_ema: bo
         classifier=("classifier.",),
         head=(f"{head}.",),
         padding="symmetric",
-        num_classes=None if bias is None else bias.size,
+        preprocessing=of_torchvision(len(blocks), num_classes),
+        num_classes=num_classes,
         used_ema=used_ema,
     )
 

@@ -10,8 +10,8 @@ import pytest
 from golden import golden_input, golden_weight
 
 from efficientnetv2 import Blocks, ModelSpec, build_model, load_weights
-from efficientnetv2.weights.formats import read_weights
 from efficientnetv2.switching import padding_of
+from efficientnetv2.weights.formats import read_weights
 from efficientnetv2.weights.preprocessing import Preprocessing
 
 DATA = pathlib.Path(__file__).parents[2] / "data" / "keras_files"
