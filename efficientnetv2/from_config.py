@@ -11,8 +11,6 @@ from efficientnetv2.model import build_model
 from efficientnetv2.spec_files import check_spec
 from hparams import Config, ModelConfig, UserError, make_stages
 
-_OF_ANY_MODEL = ("model_name", "dropout_rate", "dropout_base")
-
 
 def build_from_config(config: Config, bn_synchronized: bool = False) -> keras.Model:
     """Builds the network of a config whose `data.num_classes` is known.
@@ -42,13 +40,7 @@ def spec_from_config(model_config: ModelConfig) -> ModelSpec:
     Raises: UserError for an unknown name, or settings that do not go together.
     """
     spec = get_spec(model_config.model_name)
-    given = _given(model_config)
-    if "bn_type" in given:
-        given["norm"] = {"gn": "group"}[given.pop("bn_type")]
-    if "act_fn" in given:
-        given["activation"] = given.pop("act_fn")
-    if "survival_prob" in given:
-        given["drop_path_rate"] = 1 - given.pop("survival_prob")
+    given = dict(_given(model_config).values())
     spec = dataclasses.replace(spec, dropout_rate=model_config.dropout_rate, **given)
     return check_spec(spec, model_config.model_name)
 
@@ -60,13 +52,27 @@ def normalization_of(model_config: ModelConfig) -> str:
     return spec_from_config(model_config).normalization
 
 
-def _given(model_config: ModelConfig) -> dict:
-    """The settings of the network that are not the defaults of the config."""
-    values, defaults = (dataclasses.asdict(c) for c in (model_config, ModelConfig()))
+def _given(model: ModelConfig) -> dict[str, tuple[str, object]]:
+    """The settings that are not the defaults of the config, as `_settings`."""
+    defaults = _settings(ModelConfig())
+    return {key: pair for key, pair in _settings(model).items() if pair != defaults[key]}
+
+
+def _settings(model: ModelConfig) -> dict[str, tuple[str, object]]:
+    """{key: (field of `ModelSpec`, value)}."""
     return {
-        key: value
-        for key, value in values.items()
-        if value != defaults[key] and key not in _OF_ANY_MODEL
+        "width_coefficient": ("width_coefficient", model.width_coefficient),
+        "depth_coefficient": ("depth_coefficient", model.depth_coefficient),
+        "stem_stride": ("stem_stride", model.stem_stride),
+        "output_stride": ("output_stride", model.output_stride),
+        "normalization": ("normalization", model.normalization),
+        "padding": ("padding", model.padding),
+        "act_fn": ("activation", model.act_fn),
+        "bn_type": ("norm", "group" if model.bn_type == "gn" else "batch"),
+        "gn_groups": ("gn_groups", model.gn_groups),
+        "bn_momentum": ("bn_momentum", model.bn_momentum),
+        "bn_epsilon": ("bn_epsilon", model.bn_epsilon),
+        "survival_prob": ("drop_path_rate", 1 - model.survival_prob),
     }
 
 

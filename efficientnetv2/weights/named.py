@@ -35,7 +35,8 @@ def pretrained_row(model_name: str, weights: str) -> Pretrained | None:
     """
     if weights in TAGS:
         return get_pretrained(model_name, weights)
-    if not (os.path.splitext(weights)[1] or glob.glob(f"{glob.escape(weights)}*")):
+    is_word = os.sep not in weights and not os.path.splitext(weights)[1]
+    if is_word and not glob.glob(f"{glob.escape(weights)}*"):
         raise UserError(f"weights {weights!r} are no file, nor published{nearest(weights, TAGS)}")
     return None
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import published
 import pytest
-from absl import logging
 from weight_server import WeightServer
 
 import hparams
@@ -88,7 +87,6 @@ def test_other_weights_bring_another_preparation(cache, monkeypatch, tmp_path):
 
 
 def test_other_classes_get_a_fresh_classifier_and_a_warning(server, arrays, caplog):
-    logging.use_absl_handler()
     keras.utils.set_random_seed(0)
     with caplog.at_level("WARNING"):
         model = build_model(published.SPEC, num_classes=10, weights="imagenet")
@@ -123,6 +121,7 @@ def test_without_top(server, arrays, caplog):
             "imagnet",
             "^weights 'imagnet' are no file, nor published; did you mean 'imagenet'?",
         ),
+        ("efficientnetv2-b0", "weights", "^weights 'weights' are no file, nor published; valid: i"),
         (
             "keras/ResNet50",
             "imagenet",
