@@ -104,21 +104,12 @@ def build_keras_model(
             "(224, 224, 3), and no stages can train it"
         )
     prepare = preprocessing_layer(name)
-    extra = {}
+    more = {}
     if prepare is None and not include_preprocessing:
         if "include_preprocessing" not in inspect.signature(constructor).parameters:
             raise UserError(f"{name} normalises inside; build it with include_preprocessing=True")
-        extra["include_preprocessing"] = False
-    try:
-        with numbered_from_zero():
-            body = constructor(
-                include_top=False, pooling="avg", input_shape=input_shape, weights=weights, **extra
-            )
-    except Exception as error:
-        # Keras raises the bare class where a download fails.
-        if not isinstance(error, (ValueError, OSError)) and type(error) is not Exception:
-            raise
-        raise UserError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+        more["include_preprocessing"] = False
+    body = _body(name, constructor, input_shape=input_shape, weights=weights, **more)
     inputs = x = keras.Input(input_shape, name="image")
     if include_preprocessing and prepare is not None:
         x = prepare(x)
@@ -127,6 +118,18 @@ def build_keras_model(
     if include_top:
         x = keras.layers.Dense(num_classes, dtype="float32", name="classifier")(x)
     return keras.Model(inputs, x, name=name.removeprefix(PREFIX))
+
+
+def _body(name: str, constructor, **settings) -> keras.Model:
+    """Builds what gives the pooled features; the library's errors become one line."""
+    try:
+        with numbered_from_zero():
+            return constructor(include_top=False, pooling="avg", **settings)
+    except Exception as error:
+        # Keras raises the bare class where a download fails.
+        if not isinstance(error, (ValueError, OSError)) and type(error) is not Exception:
+            raise
+        raise UserError(f"{name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def preprocessing_layer(name: str) -> keras.layers.Layer | None:

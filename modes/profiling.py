@@ -44,7 +44,8 @@ def profile() -> None:
         from efficientnetv2.profiling.chart import save_chart
 
         for one in profiles:
-            path = os.path.join(FLAGS.output_dir, f"{one.model}-{one.image_size}.png")
+            name = one.model.replace("/", "-")
+            path = os.path.join(FLAGS.output_dir, f"{name}-{one.image_size}.png")
             save_chart(one, path)
             print(f"chart  {path}")
         path = os.path.join(FLAGS.output_dir, "profile.json")

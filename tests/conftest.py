@@ -1,10 +1,56 @@
-"""Two logical CPU devices for all tests, set before TensorFlow starts."""
+"""For all tests: two logical CPU devices, set before TensorFlow starts, and main.py to call."""
 
+import json
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import pytest
 import tensorflow as tf
+from absl import logging
+from absl.testing import flagsaver
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def run(*arguments):
+    """Runs main.py with these flags, in this process."""
+    import main
+
+    verbosity = logging.get_verbosity()
+    try:
+        with flagsaver.flagsaver():
+            main.FLAGS.unparse_flags()
+            main.main(main.parse_flags(["main.py", *arguments]))
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def answer(capsys):
+    """Runs main.py; returns the last line that it printed, and all."""
+
+    def answered(*arguments):
+        run(*arguments)
+        lines = capsys.readouterr().out.splitlines()
+        return json.loads(lines[-1]), lines
+
+    return answered
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs main.py, which must end with status 2; returns the one line on stderr."""
+
+    def error(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(*arguments)
+        assert ended.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ")
+        assert line.count("\n") == 1
+        return line.removeprefix("error: ").rstrip("\n")
+
+    return error

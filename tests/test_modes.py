@@ -11,11 +11,8 @@ import numpy as np
 import published
 import pytest
 import tensorflow as tf
-from absl import logging
-from absl.testing import flagsaver
 from weight_server import WeightServer, make_archive, plain
 
-import main
 from datasets.preprocess import preprocess_eval
 from efficientnetv2 import build_model, load_weights, save_spec
 from efficientnetv2.weights.download import CACHE_VARIABLE, URL_VARIABLE
@@ -24,46 +21,6 @@ from efficientnetv2.weights.labels import read_labels
 CLASSES = ("cat", "dog", "hen")
 SPEC = dataclasses.replace(published.SPEC, name="small", normalization="inception")
 SMALL = "eval.isize=40,eval.batch_size=4"
-
-
-def run(*arguments):
-    """Runs main.py with these flags."""
-    verbosity = logging.get_verbosity()
-    try:
-        with flagsaver.flagsaver():
-            main.FLAGS.unparse_flags()
-            main.main(main.parse_flags(["main.py", *arguments]))
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@pytest.fixture
-def answer(capsys):
-    """Runs main.py; returns the last line that it printed, and all."""
-
-    def answered(*arguments):
-        run(*arguments)
-        lines = capsys.readouterr().out.splitlines()
-        return json.loads(lines[-1]), lines
-
-    return answered
-
-
-@pytest.fixture
-def refused(capsys):
-    """Runs main.py, which must end with status 2; returns the one line on stderr."""
-
-    def error(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run(*arguments)
-        assert ended.value.code == 2
-        line = capsys.readouterr().err
-        assert line.startswith("error: ")
-        assert line.count("\n") == 1
-        return line.removeprefix("error: ").rstrip("\n")
-
-    return error
 
 
 @pytest.fixture(scope="module")
