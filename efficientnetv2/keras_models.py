@@ -7,6 +7,7 @@ any of them trains by the same commands, as the ResNets of the paper's Table 12.
 import inspect
 
 import keras
+from absl import logging
 
 from efficientnetv2.compat import numbered_from_zero
 from efficientnetv2.noise import HeadDropout
@@ -86,7 +87,7 @@ def build_keras_model(
     MobileNetV3's last convolution) are left out. BatchNorm is that of the library: each replica of
     a strategy normalises its own part of a batch.
     `weights`: a file with the body's weights that the library reads, or "imagenet", which it
-    downloads; the classifier starts at random, unless a run of this project is loaded after.
+    downloads; the classifier starts at random, with a warning.
     Raises: UserError for an unknown name, a setting that these architectures do not have, an input
     that they do not take, or weights that cannot be had.
     """
@@ -116,6 +117,8 @@ def build_keras_model(
     x = keras.layers.Activation("linear", name="head_pool")(body(x))
     x = HeadDropout(dropout_rate, name="head_dropout")(x)
     if include_top:
+        if weights is not None:
+            logging.warning("%s has the weights of %s but in its classifier", name, weights)
         x = keras.layers.Dense(num_classes, dtype="float32", name="classifier")(x)
     return keras.Model(inputs, x, name=name.removeprefix(PREFIX))
 

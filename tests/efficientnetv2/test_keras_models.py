@@ -170,12 +170,13 @@ def test_an_architecture_that_only_keras_2_has():
         assert model(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 3)
 
 
-def test_weights_of_the_body_from_a_file(tmp_path, mobile):
+def test_weights_of_the_body_from_a_file(tmp_path, mobile, caplog):
     body = keras.applications.MobileNetV2(include_top=False, pooling="avg", weights=None)
     body.set_weights(mobile.get_weights()[:-2])
     path = str(tmp_path / "body.weights.h5")
     body.save_weights(path)
     model = build_model(NAME, num_classes=3, weights=path)
+    assert f"{NAME} has the weights of {path} but in its classifier" in caplog.text
     for own, saved in zip(model.get_weights()[:-2], body.get_weights(), strict=True):
         np.testing.assert_array_equal(own, saved)
     (tmp_path / "bad.h5").write_text("nonsense")
