@@ -4,8 +4,6 @@ import math
 
 import keras
 
-SPEC_PADDINGS = ("same", "symmetric")
-
 
 def conv_initializer(kernel: int, channels: int):
     """Normal with the standard deviation of He's fan-out rule.

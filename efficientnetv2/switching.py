@@ -6,7 +6,7 @@ Functions that were traced before a switch keep what they were traced with; thos
 
 import keras
 
-from efficientnetv2.preprocessing_layers import normalization
+from efficientnetv2.preprocessing_layers import scale_and_offset
 
 
 def set_padding(model: keras.Model, padding: str) -> None:
@@ -31,11 +31,11 @@ def set_normalization(model: keras.Model, kind: str) -> bool:
     layers = [layer for layer in model.layers if layer.name == "normalization"]
     if not layers:
         return False
-    wanted = normalization(kind, model.input_shape[-1])
-    had = (_numbers(layers[0].scale), _numbers(layers[0].offset))
-    if had == (_numbers(wanted.scale), _numbers(wanted.offset)):
+    wanted = scale_and_offset(kind, model.input_shape[-1])
+    had = (layers[0].scale, layers[0].offset)
+    if [_numbers(value) for value in had] == [_numbers(value) for value in wanted]:
         return False
-    layers[0].scale, layers[0].offset = wanted.scale, wanted.offset
+    layers[0].scale, layers[0].offset = wanted
     _forget_traces(model)
     return True
 

@@ -5,19 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from efficientnetv2.preprocessing_layers import IMAGENET_MEAN, IMAGENET_STD
+from efficientnetv2.preprocessing_layers import scale_and_offset
+from hparams.config import NORMALIZATIONS
 
 _KEEP_VALUES = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop")
 _TOLERANCE = 1e-3  # Of a normalised value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
-
-_OURS = {  # {normalization: (scale, offset) of pixels in [0, 255]}
-    "centered": (1 / 128, -1.0),
-    "inception": (1 / 127.5, -1.0),
-    "imagenet": (
-        1 / (255 * np.array(IMAGENET_STD)),
-        -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD),
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +85,8 @@ def input_map_of(layers: list[dict], statistics: Callable[[str], Sequence[np.nda
 def _named(scale: np.ndarray, offset: np.ndarray) -> InputMap:
     if np.all(scale == 1) and np.all(offset == 0):
         return InputMap(None)
-    for name, (our_scale, our_offset) in _OURS.items():
+    for name in NORMALIZATIONS:
+        our_scale, our_offset = map(np.array, scale_and_offset(name))
         black, white = offset - our_offset, (scale - our_scale) * 255 + offset - our_offset
         if np.all(np.abs([black, white]) < _TOLERANCE):
             return InputMap(name)

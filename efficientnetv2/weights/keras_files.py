@@ -3,9 +3,6 @@
 import dataclasses
 import functools
 
-import numpy as np
-
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.weights.keras_configs import (
     InputMap,
     epsilon_of,
@@ -17,11 +14,10 @@ from efficientnetv2.weights.keras_h5 import KerasFile, open_keras_file
 from efficientnetv2.weights.keras_names import find_layout, names_of_paths
 from efficientnetv2.weights.keras_order import layers_by_class, names_in_order
 from efficientnetv2.weights.preprocessing import Preprocessing
-from efficientnetv2.weights.stored import Stored
+from efficientnetv2.weights.stored import EPSILON, Stored, with_our_epsilon
 from hparams import UserError
 
 _STATISTICS = ("mean", "variance", "count")  # The weights of a Normalization.
-_EPSILON = ModelSpec.bn_epsilon
 _TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2's `is_torch_mode`, ...
 _TORCH_EPSILON = 1e-5  # ... which has this epsilon too.
 
@@ -125,7 +121,7 @@ def _stored(path, format, description, arrays, names, *, dense, kernel, head) ->
         format=format,
         arrays=arrays,
         names=checked_names,
-        to_ours=functools.partial(_with_our_epsilon, description.epsilon),
+        to_ours=functools.partial(with_our_epsilon, description.epsilon),
         classifier=tuple(f"{layer}/" for layer in dense),
         head=head,
         padding="symmetric" if description.is_torch_mode else "same",
@@ -137,7 +133,7 @@ def _stored(path, format, description, arrays, names, *, dense, kernel, head) ->
 def _describe(path: str, file: KerasFile, statistics) -> _Description:
     if file.config is None:
         is_torch_mode = _TORCH_PADDING in file.layers
-        epsilon = _TORCH_EPSILON if is_torch_mode else _EPSILON
+        epsilon = _TORCH_EPSILON if is_torch_mode else EPSILON
         return _Description(InputMap(None), None, is_torch_mode, epsilon)
     try:
         layers = flat_layers(file.config)
@@ -146,19 +142,12 @@ def _describe(path: str, file: KerasFile, statistics) -> _Description:
             input_map,
             Preprocessing(image_size_of(layers), "whole", "bilinear", input_map.normalization),
             any(layer["config"].get("name") == _TORCH_PADDING for layer in layers),
-            epsilon_of(layers) or _EPSILON,
+            epsilon_of(layers) or EPSILON,
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise UserError(
             f"cannot read {path}: its model_config is not as Keras writes it ({error!r})"
         ) from error
-
-
-def _with_our_epsilon(epsilon: float, path: str, array: np.ndarray) -> np.ndarray:
-    """Variance plus epsilon stays what it was."""
-    if path.endswith("/moving_variance") and epsilon != _EPSILON:
-        return array + np.float32(epsilon - _EPSILON)
-    return array
 
 
 def _dense_layers(arrays, kernel: str) -> list[str]:

@@ -6,11 +6,24 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
+from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.weights.preprocessing import Preprocessing
+
+EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
 
 
 def unchanged(path: str, array: np.ndarray) -> np.ndarray:
     """The layout of a format that stores arrays as Keras does."""
+    return array
+
+
+def with_our_epsilon(epsilon: float, path: str, array: np.ndarray) -> np.ndarray:
+    """A variance that was trained with `epsilon` takes up the difference to `EPSILON`.
+
+    Their sum stays, so that inference is the same; the variance alone may become negative.
+    """
+    if path.endswith("/moving_variance") and epsilon != EPSILON:
+        return array + np.float32(epsilon - EPSILON)
     return array
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 
 from efficientnetv2.weights.preprocessing import Preprocessing
-from efficientnetv2.weights.stored import Stored
-from efficientnetv2.weights.torch_layout import EPSILON, block_scopes, to_ours, torch_names
+from efficientnetv2.weights.stored import EPSILON, Stored
+from efficientnetv2.weights.torch_layout import block_scopes, to_ours, torch_names
 from hparams import UserError
 
 TIMM_STEM = "conv_stem.weight"

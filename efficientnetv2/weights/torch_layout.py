@@ -8,8 +8,8 @@ import numpy as np
 
 from efficientnetv2.blocks import FusedMBConv, MBConv
 from efficientnetv2.compat import var_path
+from efficientnetv2.weights.stored import EPSILON, with_our_epsilon
 
-EPSILON = 1e-3  # Of batch normalisation in the named architectures.
 _KINDS = {
     "kernel": "weight",
     "bias": "bias",
@@ -69,13 +69,10 @@ def to_ours(path: str, array: np.ndarray, epsilon: float = EPSILON) -> np.ndarra
     """Returns an array, trained with `epsilon`, in the layout of the weight at `path`.
 
     Shapes: convolutions [out, in, h, w] -> [h, w, in, out]; depthwise [C, 1, h, w] -> [h, w, C, 1];
-    dense [out, in] -> [in, out]. A variance takes up the difference to `EPSILON`, so that
-    inference is the same; it may become negative, their sum does not.
+    dense [out, in] -> [in, out]; for a variance see `with_our_epsilon`.
     """
     if path.endswith("/kernel") and array.ndim == 4:
         return array.transpose((2, 3, 0, 1) if "/depthwise_conv/" in path else (2, 3, 1, 0))
     if path.endswith("/kernel") and array.ndim == 2:
         return array.T
-    if path.endswith("/moving_variance") and epsilon != EPSILON:
-        return array + np.float32(epsilon - EPSILON)
-    return array
+    return with_our_epsilon(epsilon, path, array)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from efficientnetv2.weights.stored import Stored
-from efficientnetv2.weights.torch_layout import EPSILON, block_scopes, to_ours, torch_names
+from efficientnetv2.weights.stored import EPSILON, Stored
+from efficientnetv2.weights.torch_layout import block_scopes, to_ours, torch_names
 from efficientnetv2.weights.torch_preprocessing import of_torchvision
 
 TORCHVISION_STEM = "features.0.0.weight"

@@ -38,10 +38,10 @@ def golden_arrays(golden):
     }
 
 
-def golden_input(size):
-    """Two normalised images, [2, size, size, 3]."""
+def golden_input(size, count=2):
+    """Normalised images in [-1, 1], [count, size, size, 3]."""
     rng = np.random.default_rng(size)
-    coarse = rng.uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+    coarse = rng.uniform(-1, 1, (count, 4, 4, 3)).astype(np.float32)
     repeat = -(-size // 4)
     coarse = coarse.repeat(repeat, axis=1).repeat(repeat, axis=2)[:, :size, :size]
     return (0.9 * coarse + 0.1 * rng.uniform(-1, 1, coarse.shape)).astype(np.float32)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import torch_rule
+from golden import golden_input
 
 from efficientnetv2 import build_model, load_weights
 
@@ -14,7 +15,7 @@ def normalized(model: torch.nn.Module) -> torch.nn.Module:
         norm.momentum = None  # The plain mean over batches.
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
-    logits_of(model.train(), torch_rule.make_images(96, count=16))
+    logits_of(model.train(), golden_input(96, count=16))
     for norm in norms:  # Else other images explode in channels that these left dark.
         norm.running_var.clamp_(min=norm.running_var.mean() / 2)
     return model.eval()
@@ -35,7 +36,7 @@ def check_agreement(theirs: torch.nn.Module, name: str, path):
     ours = build(name)
     report = load_weights(ours, str(path))
     for size in torch_rule.SIZES:
-        images = torch_rule.make_images(size)
+        images = golden_input(size)
         expected = logits_of(theirs, images)
         difference = np.abs(np.asarray(ours(images, training=False)) - expected).max()
         assert difference <= 1e-4 * expected.std(), f"{difference} of {expected.std()}"

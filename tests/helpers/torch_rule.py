@@ -1,4 +1,4 @@
-"""Weights and images by rule, for figures of PyTorch's libraries; needs neither TensorFlow nor it.
+"""Weights by rule, for figures of PyTorch's libraries; needs neither TensorFlow nor it.
 
 A weight follows from the library, the model and its name there: `timm/tf_efficientnet_b0/bn1.bias`.
 """
@@ -21,12 +21,3 @@ def make_weight(prefix: str, name: str, shape, gain: float) -> np.ndarray:
     return {"weight": 1 + np.float32(0.1) * n, "running_var": np.exp(np.float32(0.2) * n)}.get(
         kind, np.float32(0.1) * n
     )
-
-
-def make_images(size: int, count: int = 2) -> np.ndarray:
-    """Shapes: [count, size, size, 3], already normalised, in [-1, 1]."""
-    rng = np.random.default_rng(size)
-    coarse = rng.uniform(-1, 1, (count, 4, 4, 3)).astype(np.float32)
-    repeat = -(-size // 4)
-    coarse = coarse.repeat(repeat, axis=1).repeat(repeat, axis=2)[:, :size, :size]
-    return (0.9 * coarse + 0.1 * rng.uniform(-1, 1, coarse.shape)).astype(np.float32)

@@ -10,6 +10,7 @@ import timm
 import torch
 import torch_rule
 import torchvision
+from golden import golden_input
 
 MODELS = {  # With the gain at which the logits differ from image to image, and stay small.
     "timm": {
@@ -37,7 +38,7 @@ def golden(library: str, name: str, gain: float) -> dict:
                 tensor.copy_(torch.from_numpy(weight))
     logits = {}
     for size in torch_rule.SIZES:
-        images = torch.from_numpy(torch_rule.make_images(size)).permute(0, 3, 1, 2)
+        images = torch.from_numpy(golden_input(size)).permute(0, 3, 1, 2)
         with torch.no_grad():
             logits[str(size)] = [[float(f"{x:.8g}") for x in row] for row in model(images)]
     return {

@@ -32,7 +32,7 @@ def no_waits(monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     with WeightServer(CONTENT) as server:
-        monkeypatch.setenv(download.URL_VARIABLE, f"{server.url}/root/")
+        monkeypatch.setenv(download.URL_VARIABLE, f"{server.url}/mirror/")
         yield server
 
 
@@ -67,12 +67,12 @@ def advice(cache):
 
 def test_fetches_once_and_then_needs_no_server(cache, server, capfd):
     check_fetches(cache)
-    assert capfd.readouterr().err == f"Downloading {server.url}/root/v2/{NAME} to {cache}\n"
+    assert capfd.readouterr().err == f"Downloading {server.url}/mirror/v2/{NAME} to {cache}\n"
     assert (cache / f"{NAME}.sha256").read_text() == f"{SUM}  {NAME}\n"
     check_fetches(cache)
     (cache / NAME).unlink()  # Only needed to unpack it once more.
     assert fetch(ROW, str(cache)).endswith("model")
-    assert server.paths == [f"/root/v2/{NAME}"]
+    assert server.paths == [f"/mirror/v2/{NAME}"]
     assert capfd.readouterr().err == ""
 
 
@@ -88,7 +88,7 @@ def test_the_cache_is_the_argument_else_the_variable_else_below_home(tmp_path, m
 def test_each_row_has_its_own_place(cache, server):
     other = get_pretrained("efficientnetv2-b0", "imagenet")
     assert fetch(ROW, str(cache)) != fetch(other, str(cache))
-    assert server.paths[1] == "/root/v2/efficientnetv2-b0.tgz"
+    assert server.paths[1] == "/mirror/v2/efficientnetv2-b0.tgz"
 
 
 def test_a_cut_download_is_no_archive_and_is_resumed_by_the_next_call(cache, server):
@@ -101,7 +101,7 @@ def test_a_cut_download_is_no_archive_and_is_resumed_by_the_next_call(cache, ser
 @pytest.mark.parametrize("status", [404, 500])
 def test_an_error_of_the_server_says_what_to_do(cache, server, status):
     server.answers = [Answer(status=status)] * 3
-    address = f"cannot download {server.url}/root/v2/{NAME}: "
+    address = f"cannot download {server.url}/mirror/v2/{NAME}: "
     check_fails(cache, rf"^{address}HTTP status {status} \(.*\){advice(cache)}")
 
 

@@ -4,6 +4,7 @@ import golden
 import numpy as np
 import pytest
 import tensorflow as tf
+from published import save_official
 
 import efficientnetv2
 from efficientnetv2.compat import tf_variable, var_path
@@ -13,18 +14,6 @@ from hparams import UserError
 
 EMA = "/ExponentialMovingAverage"
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-def save(arrays, path):
-    """Writes a checkpoint of these names, as TensorFlow 1 did."""
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    tf.raw_ops.SaveV2(
-        prefix=str(path),
-        tensor_names=list(arrays),
-        shape_and_slices=[""] * len(arrays),
-        tensors=[tf.constant(array) for array in arrays.values()],
-    )
-    return str(path)
 
 
 def checkpoint_of(arrays, averaged=True):
@@ -41,7 +30,7 @@ def checkpoint_of(arrays, averaged=True):
 @pytest.mark.parametrize("name", golden.NAMES)
 def test_by_name_gives_the_official_logits(tmp_path, name):
     figures = golden.load_golden(name)
-    path = save(checkpoint_of(golden.golden_arrays(figures)), tmp_path / "model")
+    path = save_official(checkpoint_of(golden.golden_arrays(figures)), tmp_path / "model")
     model = efficientnetv2.build_model(name, include_preprocessing=False)
     report = efficientnetv2.load_weights(model, path)
     assert (report.format, report.step, report.used_ema) == ("official, by name", 107336, True)
@@ -79,7 +68,7 @@ def forget(model):
 
 def test_the_plain_weights_are_taken_if_asked_for(tmp_path, b0):
     _, arrays, model = b0
-    path = save(checkpoint_of(arrays), tmp_path / "model")
+    path = save_official(checkpoint_of(arrays), tmp_path / "model")
     report = efficientnetv2.load_weights(model, path, use_ema=False)
     assert not report.used_ema
     check_values(model, {name: array + 1 for name, array in arrays.items()})
@@ -90,7 +79,9 @@ def test_either_kind_alone_is_enough(tmp_path, b0, kept):
     _, arrays, model = b0
     stored = arrays if kept == "plain" else {f"{n}{EMA}": a for n, a in arrays.items()}
     forget(model)
-    efficientnetv2.load_weights(model, save(stored, tmp_path / "model"), use_ema=kept == "plain")
+    efficientnetv2.load_weights(
+        model, save_official(stored, tmp_path / "model"), use_ema=kept == "plain"
+    )
     check_values(model, arrays)
 
 
@@ -99,13 +90,13 @@ def test_the_classifier_may_be_in_either_scope(tmp_path, b0):
     renamed = {n.replace("head/dense", "head_1/dense"): a for n, a in arrays.items()}
     assert renamed.keys() != arrays.keys()
     forget(model)
-    efficientnetv2.load_weights(model, save(renamed, tmp_path / "model"))
+    efficientnetv2.load_weights(model, save_official(renamed, tmp_path / "model"))
     check_values(model, arrays)
 
 
 def test_a_folder_with_a_checkpoint_file_and_each_of_its_files_name_it(tmp_path, b0):
     _, arrays, model = b0
-    prefix = save(arrays, tmp_path / "model")
+    prefix = save_official(arrays, tmp_path / "model")
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model"\n')
     for path in (tmp_path, f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
         forget(model)
@@ -185,7 +176,7 @@ def test_object_keys_are_those_of_the_official_model(b0):
 
 def test_parts_that_the_model_lacks_are_left_aside_and_listed(tmp_path, b0):
     _, arrays, full = b0
-    path = save(arrays, tmp_path / "model")
+    path = save_official(arrays, tmp_path / "model")
     model = efficientnetv2.build_model("efficientnetv2-b0", include_top=False)
     report = efficientnetv2.load_weights(model, path)
     assert report.unused == ("head/dense/bias", "head/dense/kernel")
@@ -195,14 +186,14 @@ def test_parts_that_the_model_lacks_are_left_aside_and_listed(tmp_path, b0):
     assert len(report.unused) == 7
     with pytest.raises(UserError, match="lacks weights of the model: 2, first classifier/"):
         without = {name: array for name, array in arrays.items() if "dense" not in name}
-        efficientnetv2.load_weights(full, save(without, tmp_path / "headless"))
+        efficientnetv2.load_weights(full, save_official(without, tmp_path / "headless"))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_a_stem_is_adapted_to_other_channels(tmp_path, b0, channels):
     """Of one channel, or of whole turns of the colours, a grey image gives what it gave."""
     figures, arrays, colour = b0
-    path = save(arrays, tmp_path / "model")
+    path = save_official(arrays, tmp_path / "model")
     model = efficientnetv2.build_model(
         "efficientnetv2-b0", include_preprocessing=False, in_channels=channels
     )
@@ -226,7 +217,7 @@ def test_a_stem_is_adapted_to_other_channels(tmp_path, b0, channels):
 
 def test_a_network_of_another_kind_is_refused(tmp_path, b0):
     _, arrays, _ = b0
-    path = save(arrays, tmp_path / "model")
+    path = save_official(arrays, tmp_path / "model")
     other = efficientnetv2.build_model("keras/MobileNetV2", num_classes=2, input_shape=(32, 32, 3))
     with pytest.raises(UserError, match="holds an EfficientNet, and MobileNetV2 is none of ours"):
         efficientnetv2.load_weights(other, path)

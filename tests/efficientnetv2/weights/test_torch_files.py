@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_rule
+from golden import golden_input
 from safetensors.numpy import save_file
 
 from efficientnetv2 import build_model, load_weights
@@ -89,7 +90,7 @@ def test_logits_are_those_of_the_library(tmp_path, name):
     report = load_weights(model, save_golden(golden, tmp_path))
 
     for size in torch_rule.SIZES:
-        check_logits(golden, size, model(torch_rule.make_images(size), training=False))
+        check_logits(golden, size, model(golden_input(size), training=False))
     assert set(report.loaded) == set(map(var_path, model.weights))
     assert report.missing == report.unexpected == report.mismatched == report.unused == ()
     assert report.format == golden["library"]
@@ -97,7 +98,7 @@ def test_logits_are_those_of_the_library(tmp_path, name):
 
 
 def test_the_padding_reaches_what_was_traced_before_and_is_saved_with_the_model(tmp_path):
-    golden, images = read_golden("torchvision-efficientnet_b0"), torch_rule.make_images(64)
+    golden, images = read_golden("torchvision-efficientnet_b0"), golden_input(64)
     model = build("efficientnet-b0")
     before = model.predict(images, verbose=0)
 
