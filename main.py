@@ -10,7 +10,7 @@ from absl import app, flags, logging
 
 import hparams
 from hparams import UserError
-from modes import answers, profiling, training
+from modes import answers, checking, preparing, previewing, profiling, training
 
 MODES = {
     "train": training.train,
@@ -19,6 +19,9 @@ MODES = {
     "infer": answers.infer,
     "export": answers.export_run,
     "profile": profiling.profile,
+    "preview": previewing.preview,
+    "check_data": checking.check_data,
+    "prepare": preparing.prepare,
 }
 
 FLAGS = flags.FLAGS
@@ -28,7 +31,11 @@ flags.DEFINE_string(
     None,
     "Architecture: a name, keras/NAME or a JSON file; efficientnetv2-b0 if not given.",
 )
-flags.DEFINE_string("dataset_cfg", None, "shapes (the default), folder, imagenet or tfds:NAME.")
+flags.DEFINE_string(
+    "dataset_cfg",
+    None,
+    "shapes (the default), folder, csv, tfrecord, tfds:NAME, imagenet, …; see docs/data.md.",
+)
 flags.DEFINE_string("hparam_str", "", "Overrides: a.b=c,… ; an item may be a .yaml file.")
 flags.DEFINE_string("model_dir", None, "Directory of the run: checkpoints, config, metrics.")
 flags.DEFINE_string(
@@ -44,7 +51,9 @@ flags.DEFINE_string("tpu", None, "Name or address of the TPU, with --strategy=tp
 flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
 flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
-flags.DEFINE_string("output_dir", None, "With --mode=profile: where the JSON and charts go.")
+flags.DEFINE_string("output_dir", None, "With profile, preview, prepare, check_data: where files go.")
+flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
+flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 
 
 def main(argv: list[str]) -> None:

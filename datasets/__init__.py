@@ -3,6 +3,7 @@
 import importlib
 
 _HOMES = {
+    "BadExamples": "datasets.bad_examples",
     "Source": "datasets.sources",
     "build_dataset": "datasets.pipeline",
     "find_unreadable": "datasets.unreadable",

@@ -1,85 +1,14 @@
-"""RandAugment: which operation at which strength, drawn apart from applied.
-
-`draw_rand_augment` draws, `rand_augment` applies; both are pure functions of their arguments, so
-any image of a run can be augmented again for inspection.
-
-Source: official autoaugment.py (`distort_image_with_randaugment`); arXiv 1909.13719.
-"""
+"""Applying operations to images: one by name, or to each image of a batch what a policy drew."""
 
 import difflib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
 
-from datasets import ops
+from datasets.op_sets import OP_NAMES, OP_SETS, Strength
+from datasets.policies import Action, Draws, Policy, check_magnitude
 from hparams import UserError
 
-_LEVEL_SCALE = 10.0  # the magnitude at which an operation has its nominal strength
-MAX_MAGNITUDE = 30.0
-
-
-class _Strength(NamedTuple):
-    """What the magnitude means to each operation: the official level-to-argument rules."""
-
-    magnitude: float
-    negate: bool | tf.Tensor
-    cutout_center: tuple[int, int] | tf.Tensor
-    translate_const: float
-    cutout_const: float
-
-    def integer(self, nominal: float) -> int:
-        return int(self.magnitude / _LEVEL_SCALE * nominal)
-
-    def signed(self, nominal: float) -> tf.Tensor:
-        value = self.magnitude / _LEVEL_SCALE * nominal
-        return tf.where(self.negate, -value, value)
-
-    def factor(self) -> float:
-        return self.magnitude / _LEVEL_SCALE * 1.8 + 0.1
-
-
-_OPS: dict[str, Callable[[tf.Tensor, _Strength], tf.Tensor]] = {
-    "AutoContrast": lambda image, s: ops.auto_contrast(image),
-    "Equalize": lambda image, s: ops.equalize(image),
-    "Invert": lambda image, s: ops.invert(image),
-    "Rotate": lambda image, s: ops.rotate(image, s.signed(30.0)),
-    "Posterize": lambda image, s: ops.posterize(image, s.integer(4)),
-    "Solarize": lambda image, s: ops.solarize(image, s.integer(256)),
-    "Color": lambda image, s: ops.color(image, s.factor()),
-    "Contrast": lambda image, s: ops.contrast(image, s.factor()),
-    "Brightness": lambda image, s: ops.brightness(image, s.factor()),
-    "Sharpness": lambda image, s: ops.sharpness(image, s.factor()),
-    "ShearX": lambda image, s: ops.shear_x(image, s.signed(0.3)),
-    "ShearY": lambda image, s: ops.shear_y(image, s.signed(0.3)),
-    "TranslateX": lambda image, s: ops.translate_x(image, s.signed(s.translate_const)),
-    "TranslateY": lambda image, s: ops.translate_y(image, s.signed(s.translate_const)),
-    "Cutout": lambda image, s: ops.cutout(image, s.integer(s.cutout_const), s.cutout_center),
-    "SolarizeAdd": lambda image, s: ops.solarize_add(image, s.integer(110)),
-}
-
-OP_NAMES: tuple[str, ...] = tuple(_OPS)
-
-
-class Draws(NamedTuple):
-    """The random part of RandAugment for one image and L layers; a plain structure of tensors."""
-
-    op: tf.Tensor  # int32 [L], index into OP_NAMES
-    negate: tf.Tensor  # bool [L], the sign of rotations, shears and translations
-    center: tf.Tensor  # float32 [L, 2] in [0, 1), Cutout's (row, column) as a share of the image
-
-
-def draw_rand_augment(seed: tf.Tensor, num_layers: int = 2) -> Draws:
-    """Draws operations (uniform, with replacement), signs and Cutout centres from one seed.
-
-    Shapes: seed int64 [2] -> Draws of num_layers layers.
-    """
-    uniform = tf.random.stateless_uniform([num_layers, 4], seed)  # in [0, 1)
-    return Draws(
-        op=tf.cast(uniform[:, 0] * len(OP_NAMES), tf.int32),
-        negate=uniform[:, 1] < 0.5,
-        center=uniform[:, 2:],
-    )
+__all__ = ["OP_NAMES", "apply_op", "apply_policy"]
 
 
 def apply_op(
@@ -88,6 +17,7 @@ def apply_op(
     magnitude: float,
     negate: bool | tf.Tensor = False,
     *,
+    op_set: str = "official",
     cutout_center: tuple[int, int] | tf.Tensor | None = None,
     translate_const: float = 100.0,
     cutout_const: float = 40.0,
@@ -95,76 +25,82 @@ def apply_op(
     """Applies one named operation; deterministic.
 
     Shapes: image uint8 [H, W, 3] in [0, 255] -> same.
-    Units: translate_const and cutout_const in pixels at magnitude 10, whatever the image size.
+    Units: translate_const and cutout_const in pixels at magnitude 10: of any image in the official
+        set; in the corrected one of an image of 300 pixels, in proportion for others.
 
     Args:
         name: one of OP_NAMES.
         image: the image, static or dynamic in size.
         magnitude: strength in [0, 30]; 10 is nominal, above it extrapolates.
-        negate: the other direction, for rotations, shears and translations.
+        negate: the other direction, where the operation has one.
+        op_set: "official", bug for bug, or "corrected"; see `datasets/op_sets.py`.
         cutout_center: (row, column) for Cutout; the middle of the image if None.
         translate_const: how far the translations go; official 100 (RandAugment).
         cutout_const: half the side of the Cutout square; official 40 (RandAugment).
 
     Raises:
-        UserError: unknown name, magnitude out of range, image not uint8 [H, W, 3].
+        UserError: unknown name or set, magnitude out of range, image not uint8 [H, W, 3].
     """
-    if name not in _OPS:
+    if name not in OP_NAMES:
         # Compared without case: "Autocontrast" and "solarize" are the usual slips.
         lowered = {known.lower(): known for known in OP_NAMES}
         near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.0)[0]
         raise UserError(f"unknown augmentation operation {name!r}; did you mean {lowered[near]!r}?")
-    image = _check(image, magnitude)
-    if cutout_center is None:
-        cutout_center = tf.shape(image)[:2] // 2
-    strength = _Strength(magnitude, negate, cutout_center, translate_const, cutout_const)
-    return _OPS[name](image, strength)
-
-
-def rand_augment(
-    image: tf.Tensor,
-    draws_or_seed: Draws | tf.Tensor,
-    magnitude: float,
-    *,
-    num_layers: int = 2,
-    translate_const: float = 100.0,
-    cutout_const: float = 40.0,
-) -> tf.Tensor:
-    """Applies the drawn operations one after the other; only those drawn are executed.
-
-    Shapes: image uint8 [H, W, 3] in [0, 255] -> same, static size kept.
-
-    Args:
-        image: the image.
-        draws_or_seed: what `draw_rand_augment` returned, or the seed, int64 [2], to draw from.
-        magnitude: strength in [0, 30], the same for all operations.
-        num_layers: operations per image when a seed is given; draws carry their own number.
-        translate_const: see `apply_op`.
-        cutout_const: see `apply_op`.
-
-    Raises:
-        UserError: magnitude out of range, image not uint8 [H, W, 3].
-    """
-    image = _check(image, magnitude)
-    draws = draws_or_seed
-    if not isinstance(draws, Draws):
-        draws = draw_rand_augment(draws_or_seed, num_layers)
-    size = tf.shape(image)[:2]
-    for layer in range(draws.op.shape[0]):
-        center = tf.cast(draws.center[layer] * tf.cast(size, tf.float32), tf.int32)
-        strength = _Strength(magnitude, draws.negate[layer], center, translate_const, cutout_const)
-        branches = [lambda op=op, image=image, s=strength: op(image, s) for op in _OPS.values()]
-        image = tf.switch_case(draws.op[layer], branches)
-    return image
-
-
-def _check(image: tf.Tensor, magnitude: float) -> tf.Tensor:
-    """Returns the image as a tensor, or raises UserError for what no operation can take."""
-    if not 0.0 <= magnitude <= MAX_MAGNITUDE:
-        raise UserError(f"RandAugment magnitude must be in [0, {MAX_MAGNITUDE:g}], got {magnitude}")
+    if op_set not in OP_SETS:
+        raise UserError(f"op_set must be one of {', '.join(OP_SETS)}, got {op_set!r}")
+    check_magnitude(magnitude)
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] not in (3, None):
         raise UserError(
-            f"RandAugment needs a uint8 image [H, W, 3], got {image.dtype.name} {image.shape}"
+            f"an operation needs a uint8 image [H, W, 3], got {image.dtype.name} {image.shape}"
         )
-    return image
+    if cutout_center is None:
+        cutout_center = tf.shape(image)[:2] // 2
+    centers = tf.cast(cutout_center, tf.int32)[tf.newaxis]
+
+    def applied(sign: float) -> tf.Tensor:
+        action = Action(name, magnitude, sign, translate_const, cutout_const)
+        return _apply_action(action, image[tf.newaxis], centers, op_set)[0]
+
+    if isinstance(negate, bool):
+        result = applied(-1.0 if negate else 1.0)
+    else:
+        result = tf.cond(negate, lambda: applied(-1.0), lambda: applied(1.0))
+    return tf.ensure_shape(result, image.shape)
+
+
+def apply_policy(policy: Policy, images: tf.Tensor, draws: Draws, op_set: str) -> tf.Tensor:
+    """Applies to each image what was drawn for it, layer by layer.
+
+    The images that drew the same action are treated together, so that each operation runs once for
+    a batch, on the images that need it.
+
+    Shapes: images uint8 [B, H, W, 3] in [0, 255], draws of B images -> uint8 [B, H, W, 3].
+    """
+    shape = images.shape
+    positions = tf.range(tf.shape(images)[0])
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    for layer in range(policy.num_layers):
+        action = draws.action[:, layer]
+        centers = tf.cast(draws.center[:, layer] * size, tf.int32)
+        parts = [
+            tf.dynamic_partition(values, action, len(policy.actions))
+            for values in (positions, images, centers)
+        ]
+        results = [
+            _apply_action(action, some, around, op_set)
+            for action, some, around in zip(policy.actions, parts[1], parts[2])
+        ]
+        images = tf.ensure_shape(tf.dynamic_stitch(parts[0], results), shape)
+    return images
+
+
+def _apply_action(action: Action, images: tf.Tensor, centers: tf.Tensor, op_set: str) -> tf.Tensor:
+    if action.op is None:
+        return images
+    shorter = tf.cast(tf.reduce_min(tf.shape(images)[1:3]), tf.float64)  # As exact as Python's.
+    if None not in images.shape[1:3]:
+        shorter = min(images.shape[1:3])
+    consts = (action.translate_const, action.cutout_const)
+    strength = Strength(action.magnitude, action.sign, *consts, shorter, centers)
+    return OP_SETS[op_set][action.op](images, strength)

@@ -16,20 +16,23 @@ import hashlib
 import tensorflow as tf
 from absl import logging
 
+from datasets.class_names import class_names_of
+from datasets.indexed import make_indexed_source
 from datasets.sources import Source
 from hparams import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_BLOCK = 1024  # records that are looked up at once
-_VALIDATION_NAMES = ("val", "validation", "valid")
-_SPLIT_NAMES = ("train", "test", *_VALIDATION_NAMES)
+VALIDATION_NAMES = ("val", "validation", "valid")
+_SPLIT_NAMES = ("train", "test", *VALIDATION_NAMES)
 
 
 def open_folder(data_config, split: str, seed: int) -> Source:
     """Opens one split of the images in `data_config.data_dir`; see the module's docstring.
 
-    Files whose ending is not in `IMAGE_ENDINGS`, in any case, are counted and logged. Hidden
-    files and folders are passed over. Nested folders belong to the class they are in.
+    Classes are named as their folders, or by `data_config.label_file`, whose lines are in the order
+    of the sorted folders. Files whose ending is not in `IMAGE_ENDINGS`, in any case, are counted
+    and logged. Hidden files and folders are passed over. Nested folders belong to the class they
+    are in.
 
     Raises: UserError if there are no images, no or one class, an empty class, a split folder
         without its counterpart, or a class that `train/` lacks.
@@ -61,15 +64,21 @@ def open_folder(data_config, split: str, seed: int) -> Source:
         files, others = _list_images(folder)
         left_out += others
         if not split_folders:
-            held_out = _held_out(files, class_name, data_config.eval_fraction, seed)
-            files = [name for name in files if (name in held_out) == (split != "train")]
+            held = held_out(files, class_name, data_config.eval_fraction, seed)
+            files = [name for name in files if (name in held) == (split != "train")]
         paths += [tf.io.gfile.join(folder, name) for name in files]
         labels += [label] * len(files)
     if left_out:
         logging.info("%s: left out %d files that are no images", class_root, left_out)
     if not paths:
         raise UserError(f"{class_root!r} has no images for {split!r}; add images to its classes")
-    return _make_source(paths, labels, class_names, seed)
+    return make_indexed_source(
+        paths,
+        labels,
+        class_names_of(data_config, class_names),
+        seed,
+        balanced=split == "train" and data_config.class_balance == "sample",
+    )
 
 
 def _list_folders(folder: str) -> list[str]:
@@ -90,7 +99,7 @@ def _find_split_folders(root: str, folders: list[str]) -> dict[str, str]:
     found = {name.lower(): name for name in folders if name.lower() in _SPLIT_NAMES}
     if not found:
         return {}
-    validation = [found[name] for name in _VALIDATION_NAMES if name in found]
+    validation = [found[name] for name in VALIDATION_NAMES if name in found]
     if len(validation) > 1:
         raise UserError(f"{root!r} has {' and '.join(validation)}; keep one of them")
     if "train" not in found:
@@ -150,7 +159,7 @@ def _list_images(folder: str) -> tuple[list[str], int]:
     return sorted(images), others
 
 
-def _held_out(files: list[str], class_name: str, eval_fraction: float, seed: int) -> set[str]:
+def held_out(files: list[str], class_name: str, eval_fraction: float, seed: int) -> set[str]:
     """The files of one class that are not for training; the rule is the module's docstring."""
     if len(files) < 2:
         return set()
@@ -160,25 +169,3 @@ def _held_out(files: list[str], class_name: str, eval_fraction: float, seed: int
         return hashlib.sha256(f"{seed}/{class_name}/{name}".encode()).hexdigest(), name
 
     return set(sorted(files, key=key)[:count])
-
-
-def _make_source(paths: list[str], labels: list[int], class_names: list[str], seed: int) -> Source:
-    count = len(paths)
-    all_paths = tf.constant(paths)
-    all_labels = tf.constant(labels, tf.int64)
-
-    def records(epoch: tf.Tensor | None = None) -> tf.data.Dataset:
-        def look_up(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            if epoch is not None:
-                order = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
-                indices = tf.random.experimental.index_shuffle(indices, order, count - 1)
-            return tf.gather(all_paths, indices), tf.gather(all_labels, indices)
-
-        # In blocks, which is ten times as fast as one by one.
-        dataset = tf.data.Dataset.range(count).batch(_BLOCK).map(look_up).unbatch()
-        return dataset.apply(tf.data.experimental.assert_cardinality(count))
-
-    def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.io.read_file(path), label
-
-    return Source(count, tuple(class_names), records, load)

@@ -1,16 +1,28 @@
-"""Examples -> batches. Every draw is a function of (seed, epoch, position), so any step can be the
-first one, and any image of any batch can be drawn again."""
+"""Examples -> batches. Every draw is a function of (seed, epoch, position) or of (seed, step, row),
+so any step can be the first one, and any image of any batch can be drawn again."""
+
+import math
 
 import tensorflow as tf
 
-from datasets.augment import rand_augment
-from datasets.mixup import apply_mixup, draw_mixup
+from datasets.augment import apply_policy
+from datasets.bad_examples import BadExamples, load_group
+from datasets.extra_augment import make_extra_augment
+from datasets.fine_tuning import has_cutout, noise_cutout
+from datasets.mixing import mix
+from datasets.policies import policies_of
 from datasets.preprocess import preprocess_eval, preprocess_train
+from datasets.record_stream import numbered_by_step, numbered_records, read_through_service
 from datasets.sources import Source, open_source
 from hparams import Config, Stage, UserError, with_values
 
-_CROP, _AUGMENT, _MIXUP = range(3)  # What a seed is for; part of the seed.
-_PURPOSES = 4
+_CROP, _AUGMENT, _EXTRA, _CUTOUT, _MIXING = range(5)  # What a seed is for; part of the seed.
+_PURPOSES = 8
+# Pixels that are augmented together: many hide what a call costs, few stay in the cache. Measured,
+# see docs/performance.md.
+_GROUP_PIXELS = 32 * 224**2
+_LARGEST_GROUP = 256  # images
+_READ_TOGETHER = 64  # examples of an evaluation that skips bad ones
 
 
 def build_dataset(
@@ -20,33 +32,46 @@ def build_dataset(
     stage: Stage | None = None,
     first_step: int | None = None,
     source: Source | None = None,
+    shard: tuple[int, int] = (0, 1),
+    bad: BadExamples | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of a training stage, or the examples of an evaluation split.
 
     Training (`stage` given): ({"image": uint8 [B, S, S, 3]}, {"label": float32 [B, K]}) for the
     steps from `first_step` (the stage's first by default) to the stage's end. Labels sum to 1; with
-    Mixup they blend two classes. Batches run on across the ends of epochs; each epoch has every
-    example once, in an order of its own.
+    Mixup or CutMix they blend two classes. Multi-label: each label is 0 or 1 before blending.
+    Batches run on across the ends of epochs; each epoch has every example once, in an order of its
+    own.
     Evaluation (`stage` None): single ({"image": float32 [S, S, 3]}, {"label": float32 [K]}), each
     example once, in a fixed order.
-    Order: shuffle, decode, crop, flip, RandAugment, batch, Mixup, prefetch. Pixels are in [0, 255];
+    Order: shuffle, decode, crop, flip, batch, policies, Mixup, prefetch. Pixels are in [0, 255];
     the model normalises.
+
+    Args:
+        config: the run; `config.runtime.data_service` names a tf.data service to read through.
+        split: "train", "minival" or "eval".
+        stage: the stage to train.
+        first_step: where to resume; nothing before it is read or decoded.
+        source: the split's source, if it is open already.
+        shard: (index, count) of this worker: it gets its rows of each batch, B / count of them.
+        bad: counts what `data.on_error=skip` skips, over several calls; None: a new count.
 
     Raises: UserError if the data cannot be used as configured; ValueError if `first_step` is
     outside of the stage.
-    Source: official pipeline; Mixup blends within the global batch.
+    Source: official pipeline; Mixup blends within the global batch, or a worker's share of it.
     """
     source = source or open_source(config.data, split, config.train.seed)
     classes = len(source.class_names)
     _check_fact("data.num_classes", config.data.num_classes, classes)
+    bad = None if config.data.on_error == "stop" else bad or BadExamples(source, split, config.data)
     if stage is None:
-        return _evaluation_examples(config, source, classes)
+        return _evaluation_examples(config, source, classes, bad)
     step = stage.first_step if first_step is None else first_step
     if not stage.first_step <= step <= stage.end_step:
         raise ValueError(
             f"first_step must be in [{stage.first_step}, {stage.end_step}], got {step}"
         )
-    return _training_batches(config, source, classes, stage, step)
+    return _training_batches(config, source, stage, step, shard, bad)
 
 
 def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
@@ -54,7 +79,14 @@ def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
 
     Raises: UserError if a number that was set differs from what the source has.
     """
-    facts = {"data__num_classes": len(next(iter(sources.values())).class_names)}
+    any_source = next(iter(sources.values()))
+    if any_source.multi_label != config.data.multiclass:
+        many = "any number of labels" if any_source.multi_label else "one label"
+        raise UserError(
+            f"data.multiclass={str(config.data.multiclass).lower()}, but each example of the data "
+            f"has {many}; set data.multiclass={str(any_source.multi_label).lower()}"
+        )
+    facts = {"data__num_classes": len(any_source.class_names)}
     for split, source in sources.items():
         facts[f"data__splits__{split}__num_images"] = source.num_examples
     for key, found in facts.items():
@@ -70,7 +102,7 @@ def _check_fact(key: str, value: int | None, found: int) -> None:
         raise UserError(f"{key} is set to {value}, but the data has {found}; set it to {found}")
 
 
-def _evaluation_examples(config: Config, source: Source, classes: int) -> tf.data.Dataset:
+def _evaluation_examples(config: Config, source: Source, classes: int, bad) -> tf.data.Dataset:
     data = config.data
 
     def example(*record):
@@ -81,23 +113,41 @@ def _evaluation_examples(config: Config, source: Source, classes: int) -> tf.dat
             crop=data.eval_crop,
             resize_method=data.resize_method,
             exact=True,
+            max_pixels=data.max_pixels,
         )
-        return {"image": image}, {"label": tf.one_hot(label, classes)}
+        return {"image": image}, {"label": label_vector(label, classes)}
 
-    return source.records(None).map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    records = source.records(None)
+    if bad is None:
+        return _in_parallel(records, example)
+    groups = records.batch(_READ_TOGETHER)
+    groups = _in_parallel(groups, lambda *r: load_group(r, example, r, bad, replace=False))
+    return groups.unbatch()
 
 
-def _training_batches(config, source: Source, classes: int, stage: Stage, first_step: int):
+def label_vector(label: tf.Tensor, classes: int) -> tf.Tensor:
+    """Shapes: int64 scalar, or int64 [any number] of a multi-label example -> float32 [K]."""
+    if label.shape.rank == 0:
+        return tf.one_hot(label, classes)
+    return tf.cast(tf.reduce_any(tf.one_hot(label, classes, True, False), axis=0), tf.float32)
+
+
+def _in_parallel(dataset: tf.data.Dataset, function) -> tf.data.Dataset:
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _training_batches(config, source: Source, stage: Stage, first_step: int, shard, bad):
     data, seed, batch = config.data, config.train.seed, stage.batch_size
-    first_epoch, skip = divmod(first_step * batch, source.num_examples)
-    images = (stage.end_step - first_step) * batch
+    rows = batch // shard[1]
+    if rows * shard[1] != batch:
+        raise UserError(f"a batch of {batch} cannot be shared by {shard[1]} workers; change one")
+    group = _group_size(rows, stage.image_size)
+    policies = policies_of(data, stage.ram)
+    extra = make_extra_augment(data.extra_augment) if data.extra_augment else None
+    fine_tuning_cutout = has_cutout(data.augname)
 
-    def numbered_epoch(epoch):
-        records = source.records(epoch).enumerate()
-        return records.map(lambda position, record: (epoch, position, record))
-
-    def example(epoch, position, record):
-        record = record if isinstance(record, tuple) else (record,)
+    def example(number, *record):
+        epoch, position = number // source.num_examples, number % source.num_examples
         image_bytes, label = source.load(*record)
         image = preprocess_train(
             image_bytes,
@@ -105,30 +155,69 @@ def _training_batches(config, source: Source, classes: int, stage: Stage, first_
             draw_seed(seed, _CROP, epoch, position),
             crop_area_min=data.crop_area_min,
             resize_method=data.resize_method,
+            fast_decode=data.fast_decode,
+            max_pixels=data.max_pixels,
         )
-        if data.augname == "randaug":
-            image = rand_augment(
-                image,
-                draw_seed(seed, _AUGMENT, epoch, position),
-                stage.ram,
-                num_layers=data.ra_num_layers,
-                translate_const=data.translate_const,
-                cutout_const=data.cutout_const,
-            )
-        return image, tf.one_hot(label, classes)
+        return image, label_vector(label, len(source.class_names))
 
-    def mixed(step, batch_of_examples):
-        images, labels = batch_of_examples
-        if stage.mixup_alpha:
-            weights = draw_mixup(batch, stage.mixup_alpha, draw_seed(seed, _MIXUP, step, 0))
-            images, labels = apply_mixup(images, labels, weights)
+    def augmented(number, images, labels):
+        step, row = number // batch, number % batch
+        for index, policy in enumerate(policies):
+            # For all rows of the batch, so that they do not depend on how it is divided.
+            draws = policy.draw(batch, draw_seed(seed, _AUGMENT, step, index))
+            draws = tf.nest.map_structure(lambda values: values[row : row + group], draws)
+            images = apply_policy(policy, images, draws, data.op_set)
+        if extra is not None:
+            images = extra(images, draw_seed(seed, _EXTRA, step, row))
+        if fine_tuning_cutout:
+            place = draw_seed(seed, _CUTOUT, step, row)
+            images = noise_cutout(images, place, full_range=data.op_set == "corrected")
+        return step, images, labels
+
+    def mixed(step, images, labels):
+        if group != rows:
+            step = step[0]
+            images = tf.reshape(images, [rows, *images.shape[2:]])
+            labels = tf.reshape(labels, [rows, labels.shape[-1]])
+        noise = draw_seed(seed, _MIXING, step, shard[0])
+        images, labels = mix(images, labels, stage.mixup_alpha, stage.cutmix_alpha, noise)
         return {"image": images}, {"label": labels}
 
-    epochs = tf.data.Dataset.range(first_epoch, first_epoch + images // source.num_examples + 2)
-    dataset = epochs.flat_map(numbered_epoch).skip(skip).take(images)
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch, drop_remainder=True).enumerate(first_step)
-    return dataset.map(mixed, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    if config.runtime.data_service:
+        dataset = numbered_by_step(source, first_step, stage.end_step, batch)
+    else:
+        dataset = numbered_records(source, first_step * batch, stage.end_step * batch)
+    if shard[1] > 1:
+        dataset = dataset.filter(lambda number, *record: number % batch // rows == shard[0])
+    dataset = _in_parallel(_groups(dataset, example, group, bad), augmented)
+    if group != rows:
+        dataset = dataset.batch(rows // group, drop_remainder=True)
+    dataset = _in_parallel(dataset, mixed)
+    if config.runtime.data_service:
+        dataset = read_through_service(dataset, config.runtime.data_service, bad)
+    options = tf.data.Options()
+    options.threading.max_intra_op_parallelism = 1  # All cores are busy with images as it is.
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _groups(dataset: tf.data.Dataset, example, group: int, bad: BadExamples | None):
+    """Numbered records -> (the first's number, images uint8 [G, S, S, 3], labels [G, K])."""
+
+    def load(number, *records):
+        return number[0], *load_group((number, *records), example, records, bad)
+
+    if bad is not None:
+        return _in_parallel(dataset.batch(group, drop_remainder=True), load)
+    dataset = _in_parallel(dataset, lambda number, *r: (number, *example(number, *r)))
+    dataset = dataset.batch(group, drop_remainder=True)
+    return dataset.map(lambda numbers, images, labels: (numbers[0], images, labels))
+
+
+def _group_size(rows: int, image_size: int) -> int:
+    """Images that are augmented together: the divisor of `rows` that is nearest to the best."""
+    best = min(max(_GROUP_PIXELS // image_size**2, 1), _LARGEST_GROUP)
+    divisors = (number for number in range(1, rows + 1) if rows % number == 0)
+    return min(divisors, key=lambda divisor: abs(math.log(divisor / best)))
 
 
 def draw_seed(seed: int, purpose: int, epoch, position) -> tf.Tensor:

@@ -10,47 +10,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from datasets.decoding import check_pixels, decode_image
 from hparams import UserError, nearest
-from hparams.config import EVAL_CROPS
+from hparams.data_config import EVAL_CROPS
 
 CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
+_FLIP = (0, 1 << 60)  # added to a seed: positions in a data set stay far below
 _WHOLE_IMAGE_FROM = 320  # pixels: from this size on the "v2" rule evaluates without a crop
-
-
-def _palette_bmp(image_bytes: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """Looks up the colours of an 8-bit BMP, which TensorFlow decodes to palette indices."""
-    header = tf.io.decode_raw(tf.strings.substr(image_bytes, 10, 8), tf.int32)  # little-endian
-    start = 14 + header[1]  # the palette lies between the headers and the pixels
-    num_bytes = (header[0] - start) // 4 * 4
-    palette = tf.io.decode_raw(tf.strings.substr(image_bytes, start, num_bytes), tf.uint8)
-    palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # stored as blue, green, red, unused
-    return tf.gather(palette, tf.cast(indices, tf.int32))
-
-
-def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF (first frame) to RGB.
-
-    Grey becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
-
-    Shapes: scalar string -> uint8 [H, W, 3] in [0, 255], H and W dynamic.
-    Raises: tf.errors.InvalidArgumentError if the bytes are no such image.
-    """
-
-    def from_bmp() -> tf.Tensor:
-        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
-        return tf.cond(
-            bits_per_pixel == 8,
-            lambda: _palette_bmp(image_bytes, image[..., 0]),
-            lambda: image,
-        )
-
-    image = tf.cond(
-        tf.strings.substr(image_bytes, 0, 2) == b"BM",
-        from_bmp,
-        lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
-    )
-    return tf.ensure_shape(image, [None, None, 3])
 
 
 def _center_window(size: tf.Tensor, image_size: int, round_up: bool) -> tf.Tensor:
@@ -77,17 +43,20 @@ def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
 
 def _bilinear(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """Half-pixel centres, no antialiasing (as in all official paths), also when shrinking."""
-    return tf.image.resize(image, [image_size, image_size], method="bilinear", antialias=False)
+    return tf.raw_ops.ResizeBilinear(
+        images=image[None], size=[image_size, image_size], half_pixel_centers=True
+    )[0]
 
 
 def _legacy_bicubic(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """TF1's bicubic: a = -0.75, no half-pixel centres; overshoots [0, 255]."""
-    return tf.raw_ops.ResizeBicubic(
+    resized = tf.raw_ops.ResizeBicubic(
         images=image[None],
         size=[image_size, image_size],
         align_corners=False,
         half_pixel_centers=False,
-    )[0]
+    )
+    return resized[0]
 
 
 RESIZE_METHODS: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
@@ -107,8 +76,9 @@ def _check_size(image_size: int) -> None:
 
 
 def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    """Float pixels -> the nearest of 0 .. 255."""
-    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+    """Float pixels -> the nearest of 0 .. 255, upwards from halfway."""
+    pixels = tf.raw_ops.ClipByValue(t=pixels + 0.5, clip_value_min=0.0, clip_value_max=255.0)
+    return tf.cast(pixels, tf.uint8)
 
 
 def preprocess_eval(
@@ -118,6 +88,7 @@ def preprocess_eval(
     crop: str = "v2",
     resize_method: str = "bilinear",
     exact: bool = False,
+    max_pixels: int | None = None,
 ) -> tf.Tensor:
     """The evaluation path: decode, centre crop, resize.
 
@@ -132,14 +103,16 @@ def preprocess_eval(
             "whole": always the whole image.
         resize_method: "bilinear", or "legacy_bicubic" as the B models and V1 were evaluated.
         exact: return the resized values before rounding; bicubic ones may leave [0, 255].
+        max_pixels: refuse larger images before they are decoded; None: no limit.
 
     Raises:
         UserError: unknown crop or resize_method, image_size not positive.
+        tf.errors.InvalidArgumentError: bytes that are no image, or too large a one.
     """
     _check_choice("crop", crop, EVAL_CROPS)
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
     _check_size(image_size)
-    image = decode_image(image_bytes)
+    image = decode_image(image_bytes, max_pixels)
     image = _cut(image, _eval_window(tf.shape(image)[:2], image_size, crop))
     image = RESIZE_METHODS[resize_method](image, image_size)
     image = tf.ensure_shape(image, [image_size, image_size, 3])
@@ -180,6 +153,26 @@ def draw_crop(
     return window
 
 
+def _decode_window(image_bytes: tf.Tensor, window: tf.Tensor, image_size: int, fast: bool):
+    """Decodes a window of a JPEG; `fast` at a half, a quarter or an eighth where that suffices."""
+    if not fast:
+        return tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
+
+    def reduced(ratio: int):
+        return lambda: tf.io.decode_and_crop_jpeg(
+            image_bytes,
+            window // ratio,
+            channels=3,
+            ratio=ratio,
+            fancy_upscaling=False,
+            dct_method="INTEGER_FAST",
+        )
+
+    times = tf.reduce_min(window[2:]) // image_size
+    which = tf.reduce_sum(tf.cast(times >= tf.constant([2, 4, 8]), tf.int32))
+    return tf.switch_case(which, [reduced(ratio) for ratio in (1, 2, 4, 8)])
+
+
 def preprocess_train(
     image_bytes: tf.Tensor,
     image_size: int,
@@ -188,8 +181,10 @@ def preprocess_train(
     crop_area_min: float | None = None,
     resize_method: str = "bilinear",
     flip: bool = True,
+    fast_decode: bool = False,
+    max_pixels: int | None = None,
 ) -> tf.Tensor:
-    """The training path before RandAugment: decode, random resized crop, flip.
+    """The training path before augmentation: decode, random resized crop, flip.
 
     Shapes: scalar string, seed int64 [2] -> uint8 [S, S, 3] in [0, 255].
     Source: official_semantics.md section 4.1, or 4.3 if resize_method is "legacy_bicubic".
@@ -204,9 +199,13 @@ def preprocess_train(
             squashed. None is the official share: 0.05, and 0.08 for "legacy_bicubic".
         resize_method: "bilinear" or "legacy_bicubic".
         flip: whether to mirror half of the images, left to right.
+        fast_decode: decode a JPEG's crop with the fast transform, at 1/2, 1/4 or 1/8 of its size
+            where that is still at least S: for photos of many megapixels.
+        max_pixels: refuse larger images before they are decoded; None: no limit.
 
     Raises:
         UserError: unknown resize_method, crop_area_min or image_size out of range.
+        tf.errors.InvalidArgumentError: bytes that are no image, or too large a one.
     """
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
     _check_size(image_size)
@@ -214,22 +213,26 @@ def preprocess_train(
         crop_area_min = 0.08 if resize_method == "legacy_bicubic" else 0.05
     if not 0.0 < crop_area_min <= 1.0:
         raise UserError(f"crop_area_min must be in (0, 1], got {crop_area_min}; 1 means no crop")
-    crop_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
 
     def window_of(size: tf.Tensor) -> tf.Tensor:
         return draw_crop(
-            size, image_size, crop_seed, crop_area_min=crop_area_min, resize_method=resize_method
+            size, image_size, seed, crop_area_min=crop_area_min, resize_method=resize_method
         )
 
     def from_jpeg() -> tf.Tensor:
-        window = window_of(tf.io.extract_jpeg_shape(image_bytes)[:2])
-        return tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
+        size = tf.io.extract_jpeg_shape(image_bytes)[:2]
+        if max_pixels is not None:
+            size = check_pixels(size, max_pixels)
+        return _decode_window(image_bytes, window_of(size), image_size, fast_decode)
 
     def from_other() -> tf.Tensor:
-        image = decode_image(image_bytes)
+        image = decode_image(image_bytes, max_pixels)
         return _cut(image, window_of(tf.shape(image)[:2]))
 
     image = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
     image = _to_uint8(RESIZE_METHODS[resize_method](image, image_size))
     image = tf.ensure_shape(image, [image_size, image_size, 3])
-    return tf.image.stateless_random_flip_left_right(image, flip_seed) if flip else image
+    if flip:
+        mirrored = tf.random.stateless_uniform([], seed + _FLIP) < 0.5
+        image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, mirrored, False]))
+    return image

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from efficientnetv2.from_config import normalization_of
+from efficientnetv2.training.losses import activation_of
 from hparams import Config
 
 WARMUP_BATCHES = (1, 8, 32)
@@ -62,10 +63,11 @@ def write_warmup(path: str, image_size: int) -> None:
 def write_card(
     path: str, model_name: str, config: Config, weights: dict | None, difference: float
 ) -> None:
-    """Writes `model_card.json`: network, preprocessing, weights, versions, proof."""
+    """Writes `model_card.json`: network, activation, preprocessing, weights, versions, proof."""
     card = {
         "model": model_name,
         "num_classes": config.data.num_classes,
+        "activation": activation_of(config.train.loss_type),
         "preprocessing": {
             "image_size": config.eval.isize,
             "crop": config.data.eval_crop,

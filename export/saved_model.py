@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.training.losses import activation_of
 from export.extras import sample_images, write_card, write_labels, write_warmup
 from export.serving import ServingModule
 from hparams import Config, UserError
@@ -32,7 +33,7 @@ def export_saved_model(
     The folder gets its name only when complete and verified. It holds signatures `serving_default`
     (encoded image bytes), `predict_images` (uint8 pixels) and `predict_features`,
     `assets/labels.txt`, warm-up requests in `assets.extra/` and `model_card.json`, in which
-    `weights` says where the weights are from.
+    `weights` says where the weights are from. Scores are those of `train.loss_type`.
 
     Raises: UserError if `path` cannot be written to; ExportMismatch if the export, read back,
     differs from the model.
@@ -45,7 +46,7 @@ def export_saved_model(
     final = os.path.join(path, str(max(versions, default=0) + 1))
     part = f"{final}.part"
     shutil.rmtree(part, ignore_errors=True)
-    module = ServingModule(model, config.eval.isize, config.data, class_names)
+    module = _module(model, config, class_names)
     try:
         tf.saved_model.save(module, part, signatures=module.signatures())
         write_labels(part, class_names)
@@ -68,7 +69,7 @@ def verify(
     Raises: ExportMismatch if a signature is missing, or a score differs by more than 1e-5.
     """
     loaded = tf.saved_model.load(path)
-    module = ServingModule(model, config.eval.isize, config.data, class_names)
+    module = _module(model, config, class_names)
     missing = set(module.signatures()) - set(loaded.signatures)
     if missing:
         raise ExportMismatch(f"{path} lacks the signatures {', '.join(sorted(missing))}")
@@ -87,3 +88,8 @@ def verify(
     if not difference <= MAX_DIFFERENCE:
         raise ExportMismatch(f"{path} differs from the model by {difference} in a score")
     return difference
+
+
+def _module(model: keras.Model, config: Config, class_names: Sequence[str]) -> ServingModule:
+    activation = activation_of(config.train.loss_type)
+    return ServingModule(model, config.eval.isize, config.data, class_names, activation)

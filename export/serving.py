@@ -10,6 +10,7 @@ from efficientnetv2.compat import tf_variable
 from hparams import DataConfig
 
 TOP_K = 5
+ACTIVATIONS = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
 class ServingModule(tf.Module):
@@ -18,6 +19,7 @@ class ServingModule(tf.Module):
     The functions become the signatures of the SavedModel; their names and those of their inputs
     and outputs are the same on both Keras generations. `scores` are probabilities, float32 [N, K];
     `classes` the indices of the k best, int64 [N, k], best first; `labels` their names.
+    `activation`, "softmax" or "sigmoid", makes scores of logits; see `losses.activation_of`.
 
     Raises: InvalidArgumentError from a call with bytes that are no image.
     `classify`, no signature, is `serving_default` with `logits`, float32 [N, K].
@@ -31,12 +33,14 @@ class ServingModule(tf.Module):
         image_size: int,
         data: DataConfig,
         class_names: Sequence[str] = (),
+        activation: str = "softmax",
     ):
         super().__init__()
         pooled = keras.Model(model.input, model.get_layer("head_pool").output)
         # Tracked as plain variables: the graph must not need Keras to be loaded.
         self.model_variables = [tf_variable(weight) for weight in model.weights]
         names = tf.constant(list(class_names), tf.string) if class_names else None
+        scores_of = ACTIVATIONS[activation]
         images_spec = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="images")
 
         def logits_of(images):
@@ -45,7 +49,7 @@ class ServingModule(tf.Module):
         def top(logits):
             best = tf.math.top_k(logits, min(TOP_K, logits.shape[-1]))
             classes = tf.cast(best.indices, tf.int64)
-            results = {"scores": tf.nn.softmax(logits), "classes": classes}
+            results = {"scores": scores_of(logits), "classes": classes}
             return results if names is None else {**results, "labels": tf.gather(names, classes)}
 
         def decode(one):

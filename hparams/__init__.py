@@ -6,9 +6,11 @@ import os
 import yaml
 
 from hparams.config import Config, DataConfig, ModelConfig, check_config
+from hparams.dataset_presets import dataset_cfg_of, dataset_layer, planned_images
 from hparams.errors import UserError
+from hparams.labels import imagenet_class_names
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
-from hparams.presets import MODELS, dataset_cfg_of, dataset_layer, model_layer
+from hparams.presets import MODELS, model_layer
 from hparams.stages import Stage, make_stages, stage_at, stage_table
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "dataset_cfg_of",
     "differing_keys",
     "get_config",
+    "imagenet_class_names",
     "load_config",
     "make_stages",
     "nearest",
+    "planned_images",
     "save_config",
     "stage_at",
     "stage_table",

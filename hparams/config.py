@@ -9,22 +9,15 @@ import math
 import types
 import typing
 
+from hparams.data_config import DataConfig
 from hparams.errors import UserError
-
-
-def setting(default, *, least=None, above=None, most=None, below=None, choices=None):
-    """Returns a dataclass field with the bounds that `check_value` enforces."""
-    bounds = {"least": least, "above": above, "most": most, "below": below, "choices": choices}
-    return dataclasses.field(default=default, metadata=bounds)
-
+from hparams.setting import setting
 
 ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
 SCHEDULES = ("paper", "official", "fixed")
 NORMALIZATIONS = ("centered", "inception", "imagenet")
 LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
-DATA_SOURCES = ("shapes", "folder", "tfds")
-EVAL_CROPS = ("v2", "v1", "whole")
-RESIZE_METHODS = ("bilinear", "legacy_bicubic")
+LOSS_TYPES = ("softmax", "sigmoid", "custom")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +52,7 @@ class TrainConfig:
     schedule: str = setting("paper", choices=SCHEDULES)  # Ours.
     isize: int | float = setting(300, above=0)  # Pixels; up to 16 a ratio to `eval.isize`.
     label_smoothing: float = setting(0.1, least=0, below=1)
+    loss_type: str = setting("softmax", choices=LOSS_TYPES)
     lr_base: float = setting(0.016, above=0)  # For a batch of 256.
     lr_sched: str = setting("exponential", choices=LR_SCHEDULES)
     lr_decay_epoch: float = setting(2.4, above=0)
@@ -80,53 +74,13 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitConfig:
-    """One split; both values may be left to the data source."""
-
-    num_images: int | None = setting(None, least=1)
-    tfds_split: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitsConfig:
-    """`minival` is evaluated while training, `eval` at the end."""
-
-    train: SplitConfig = SplitConfig()
-    minival: SplitConfig = SplitConfig()
-    eval: SplitConfig = SplitConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the images come from and what is done to them."""
-
-    ds_name: str = setting("shapes", choices=DATA_SOURCES)
-    data_dir: str | None = None
-    tfds_name: str | None = None
-    num_classes: int | None = setting(None, least=2)  # None: as many as the source has.
-    splits: SplitsConfig = SplitsConfig()
-    eval_fraction: float = setting(0.2, above=0, below=1)  # Ours: of a folder without splits.
-    ibase: int | None = setting(128, least=1)  # Pixels in the first stage; None: half the last.
-    augname: str | None = setting("randaug", choices=("randaug",))  # None: no RandAugment.
-    ra_num_layers: int = setting(2, least=1)
-    ram: float = setting(15.0, least=0, most=30)  # RandAugment magnitude in the last stage.
-    ram_base: float = setting(5.0, least=0, most=30)  # Ours: in the first stage.
-    translate_const: float = setting(100.0, least=0)  # Ours: pixels at magnitude 10.
-    cutout_const: float = setting(40.0, least=0)  # Ours: half side in pixels at magnitude 10.
-    mixup_alpha: float = setting(0.0, least=0)  # In the last stage.
-    mixup_base: float = setting(0.0, least=0)  # Ours: in the first stage.
-    crop_area_min: float = setting(0.05, above=0, most=1)  # Ours: share of the image; 1: no crop.
-    eval_crop: str = setting("v2", choices=EVAL_CROPS)  # Ours: see datasets/preprocess.py.
-    resize_method: str = setting("bilinear", choices=RESIZE_METHODS)  # Ours.
-
-
-@dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
     """What changes how a run is observed, never what it computes."""
 
     log_step_count_steps: int = setting(64, least=1)
     checkpoint_steps: int = setting(1000, least=1)  # Ours.
     keep_checkpoint_max: int = setting(5, least=1)
+    data_service: str | None = None  # Ours: "grpc://HOST:PORT" of a tf.data dispatcher.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +142,12 @@ def _ramps(config: Config) -> list[tuple[str, float, str, float]]:
     ramps = [
         ("data.ram_base", data.ram_base, "data.ram", data.ram),
         ("data.mixup_base", data.mixup_base, "data.mixup_alpha", data.mixup_alpha),
+        ("data.cutmix_base", data.cutmix_base, "data.cutmix_alpha", data.cutmix_alpha),
     ]
     if train.schedule == "paper":  # The official schedule keeps dropout constant.
         dropout = ("model.dropout_base", model.dropout_base)
         ramps.append((*dropout, "model.dropout_rate", model.dropout_rate))
-    return ramps if data.augname else ramps[1:]
+    return ramps if data.augname and "ra" in data.augname else ramps[1:]
 
 
 def check_config(config: Config) -> Config:

@@ -117,6 +117,8 @@ def _read_as(field: dataclasses.Field, value):
             return None
         if str in allowed:
             return str(value)
+        if bool in allowed and value.lower() in ("true", "false"):
+            return value.lower() == "true"
     elif not isinstance(value, str):
         return value
     for number in (int, float):  # YAML reads "1e-5" as text, so numbers in text count there too.

@@ -1,4 +1,4 @@
-"""The values that a model and a data set bring along: precedence base -> model -> dataset."""
+"""The values that a named model brings along; those of the data set replace them."""
 
 import dataclasses
 
@@ -14,6 +14,7 @@ class Strength:
     magnitude: float
     mixup: float
     dropout: float
+    cutmix: float = 0.0
     first_size: int = 128
     first_dropout: float = 0.1
 
@@ -29,12 +30,14 @@ class ModelRow:
     resize_method: str = "bilinear"
     crop_area_min: float = 0.05
     stages: int = 4
+    augname: str = "randaug"
 
 
 def _b_model(eval_size: int, size: int, dropout: float, stages: int = 4) -> ModelRow:
-    # The paper trains no B models: sizes and last dropout are official, the rest follows S.
+    # The paper trains no B models: sizes, last dropout and AutoAugment are official, the rest
+    # follows S. The magnitude is for those who choose RandAugment.
     strength = Strength(size, magnitude=10, mixup=0, dropout=dropout)
-    return ModelRow(eval_size, strength, strength, "v1", "legacy_bicubic", 0.08, stages)
+    return ModelRow(eval_size, strength, strength, "v1", "legacy_bicubic", 0.08, stages, "autoaug")
 
 
 def _v1_model(eval_size: int, dropout: float) -> ModelRow:
@@ -48,7 +51,7 @@ _SMALL = ModelRow(
     official=Strength(300, magnitude=10, mixup=0, dropout=0.2),
 )
 _LARGE = Strength(380, magnitude=25, mixup=0.5, dropout=0.5)
-_LARGE_OFFICIAL = Strength(384, magnitude=20, mixup=0.5, dropout=0.4)
+_LARGE_OFFICIAL = Strength(384, magnitude=20, mixup=0.5, dropout=0.4, cutmix=0.5)
 
 MODELS = {
     "efficientnetv2-b0": _b_model(eval_size=224, size=192, dropout=0.2),
@@ -59,7 +62,7 @@ MODELS = {
     "efficientnetv2-m": ModelRow(
         480,
         paper=Strength(380, magnitude=20, mixup=0.2, dropout=0.4),
-        official=Strength(384, magnitude=15, mixup=0.2, dropout=0.3),
+        official=Strength(384, magnitude=15, mixup=0.2, dropout=0.3, cutmix=0.2),
     ),
     "efficientnetv2-l": ModelRow(480, paper=_LARGE, official=_LARGE_OFFICIAL),
     "efficientnetv2-xl": ModelRow(512, paper=_LARGE, official=_LARGE_OFFICIAL),
@@ -83,33 +86,6 @@ MODELS = {
 # first, with the strengths of S. The paper's Table 12 trains ResNets at 224 and at 380.
 _OTHER = Strength(224, magnitude=15, mixup=0, dropout=0.2)
 OTHER_MODEL = ModelRow(224, paper=_OTHER, official=_OTHER)
-
-DATASETS = {
-    "shapes": {
-        "data": {
-            "ds_name": "shapes",
-            "num_classes": 12,
-            "splits": {
-                "train": {"num_images": 6000},
-                "minival": {"num_images": 600},
-                "eval": {"num_images": 1200},
-            },
-        }
-    },
-    "folder": {"data": {"ds_name": "folder"}},
-    "imagenet": {
-        "data": {
-            "ds_name": "tfds",
-            "tfds_name": "imagenet2012",
-            "num_classes": 1000,
-            "splits": {
-                "train": {"num_images": 1255544, "tfds_split": "train[:98%]"},
-                "minival": {"num_images": 25623, "tfds_split": "train[98%:]"},
-                "eval": {"num_images": 50000, "tfds_split": "validation"},
-            },
-        }
-    },
-}
 
 
 def model_row(model_name: str) -> ModelRow:
@@ -143,31 +119,10 @@ def model_layer(model_name: str, schedule: str) -> dict:
             "ibase": end.first_size,
             "ram": end.magnitude,
             "mixup_alpha": end.mixup,
+            "cutmix_alpha": end.cutmix,
+            "augname": row.augname,
             "eval_crop": row.eval_crop,
             "resize_method": row.resize_method,
             "crop_area_min": row.crop_area_min,
         },
     }
-
-
-def dataset_cfg_of(config) -> str:
-    """Returns the name that `dataset_layer` takes for the data set of a config."""
-    source = (config.data.ds_name, config.data.tfds_name)
-    for name, layer in DATASETS.items():
-        if source == (layer["data"]["ds_name"], layer["data"].get("tfds_name")):
-            return name
-    return f"tfds:{config.data.tfds_name}"
-
-
-def dataset_layer(dataset_cfg: str) -> dict:
-    """Returns the settings of a named data set; "tfds:NAME" is any TensorFlow data set.
-
-    Raises: UserError for an unknown name, naming the nearest.
-    """
-    kind, colon, tfds_name = dataset_cfg.partition(":")
-    if kind == "tfds" and colon and tfds_name:
-        return {"data": {"ds_name": "tfds", "tfds_name": tfds_name}}
-    if dataset_cfg.lower() not in DATASETS:
-        hint = nearest(dataset_cfg.lower(), [*DATASETS, "tfds:NAME"])
-        raise UserError(f"unknown data set {dataset_cfg!r}{hint}")
-    return DATASETS[dataset_cfg.lower()]

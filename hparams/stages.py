@@ -23,6 +23,7 @@ class Stage:
     ram: float
     mixup_alpha: float
     dropout_rate: float
+    cutmix_alpha: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -61,16 +62,27 @@ def make_stages(config: Config) -> tuple[Stage, ...]:
     bounds = [steps * i // count for i in range(count + 1)]
     stages = []
     for index, (first, end) in enumerate(zip(bounds, bounds[1:])):
-        size, ram, mixup, dropout = _strength(config, index)
+        size, ram, mixup, dropout, cutmix = _strength(config, index)
         epochs = (end - first) * config.train.batch_size / images
         stages.append(
-            Stage(index, first, end, epochs, size, config.train.batch_size, ram, mixup, dropout)
+            Stage(
+                index,
+                first,
+                end,
+                epochs,
+                size,
+                config.train.batch_size,
+                ram,
+                mixup,
+                dropout,
+                cutmix,
+            )
         )
     return tuple(stages)
 
 
-def _strength(config: Config, index: int) -> tuple[int, float, float, float]:
-    """Returns image size, magnitude, Mixup alpha and dropout rate of a stage."""
+def _strength(config: Config, index: int) -> tuple[int, float, float, float, float]:
+    """Returns a stage's image size, magnitude, Mixup alpha, dropout rate and CutMix alpha."""
     data, model, count = config.data, config.model, config.train.stages
     last_size = config.train_size
     first_size = last_size // 2 if data.ibase is None else data.ibase
@@ -86,6 +98,7 @@ def _strength(config: Config, index: int) -> tuple[int, float, float, float]:
         _between(data.ram_base, data.ram, ramp) if data.augname else 0.0,
         _between(data.mixup_base, data.mixup_alpha, ramp),
         _between(dropout_base, model.dropout_rate, ramp),
+        _between(data.cutmix_base, data.cutmix_alpha, ramp),
     )
 
 

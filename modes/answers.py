@@ -30,10 +30,18 @@ def evaluate() -> None:
             f"the data has {len(source.class_names)} classes, the weights have "
             f"{config.data.num_classes}; give the data that was trained on"
         )
-    evaluator = Evaluator(run.strategy, run.model, config.eval.batch_size)
-    with named_decoding_errors([source]):
-        scores = evaluator(datasets.build_dataset(config, "eval", source=source))
-    report({"step": run.loaded.step, **scores})
+    evaluator = Evaluator(
+        run.strategy,
+        run.model,
+        config.eval.batch_size,
+        config.train.loss_type,
+        config.data.multiclass,
+    )
+    bad = datasets.BadExamples(source, "eval", config.data)
+    with named_decoding_errors([source], config.data):
+        scores = evaluator(datasets.build_dataset(config, "eval", source=source, bad=bad))
+    skipped = {"skipped_eval": bad.count} if bad.count else {}
+    report({"step": run.loaded.step, **scores, **skipped})
 
 
 def infer() -> None:
@@ -50,10 +58,13 @@ def infer() -> None:
         classify = load_serving(FLAGS.export_dir)
     else:
         run = trained()
+        from efficientnetv2.training.losses import activation_of
         from export import ServingModule
 
-        config = run.config
-        module = ServingModule(run.model, config.eval.isize, config.data, run.class_names)
+        config, activation = run.config, activation_of(run.config.train.loss_type)
+        module = ServingModule(
+            run.model, config.eval.isize, config.data, run.class_names, activation
+        )
         classify = module.classify
     from export import predict_files
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import golden
 import numpy as np
@@ -13,10 +14,13 @@ import pytest
 import tensorflow as tf
 from weight_server import WeightServer, make_archive, plain
 
+import hparams
 from datasets.preprocess import preprocess_eval
 from efficientnetv2 import build_model, load_weights, save_spec
 from efficientnetv2.weights.download import CACHE_VARIABLE, URL_VARIABLE
 from efficientnetv2.weights.labels import read_labels
+from hparams import UserError
+from modes import training
 
 CLASSES = ("cat", "dog", "hen")
 SPEC = dataclasses.replace(published.SPEC, name="small", normalization="inception")
@@ -112,6 +116,27 @@ def test_infer_by_a_name_uses_the_settings_that_travel(folder, answer, tmp_path,
     )
 
 
+def check_sigmoids(top):
+    assert len(top) > 1
+    for one in top:
+        assert one["score"] == pytest.approx(1 / (1 + np.exp(-one["logit"])), abs=1e-5)
+
+
+def test_imagenet21k_was_released_with_sigmoids(folder, answer, tmp_path, monkeypatch):
+    arrays = golden.golden_arrays(golden.load_golden("efficientnetv2-b0"))
+    published.save_official(arrays, tmp_path / "model")
+    files = [plain(f"b0/{path.name}", path.read_bytes()) for path in tmp_path.glob("model.*")]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    image = f"--image_path={folder / 'photos' / 'dog' / '1.png'}"
+    with WeightServer(make_archive(members=files, mode="w:")) as server:
+        monkeypatch.setenv(URL_VARIABLE, server.url)
+        flags = ("--model_name=efficientnetv2-b0", "--weights=imagenet21k", image)
+        result, lines = answer("--mode=infer", *flags)
+    check_sigmoids(result["predictions"][0]["top"])
+    assert lines[1].endswith(", model.normalization=centered, train.loss_type=sigmoid")
+
+
 def test_export_says_what_the_weights_expect(folder, weights, answer, tmp_path):
     labels = f"--labels={folder / 'labels.txt'}"
     flags = list(weights)
@@ -204,3 +229,54 @@ def test_settings_that_no_network_has_leave_no_run_behind(folder, refused, tmp_p
     line = refused(*train(folder, "keras/ResNet51", tmp_path, "data.augname=none"))
     assert "has no architecture 'keras/ResNet51'; did you mean 'keras/ResNet" in line
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_with_sigmoids_and_class_weights(folder, answer, tmp_path, monkeypatch):
+    """All that asks the run afterwards knows what its scores are."""
+    from efficientnetv2 import training as learning
+
+    made, photos, run_dir = [], tmp_path / "data", tmp_path / "run"
+    shutil.copytree(folder / "photos", photos / "photos" / "train")
+    shutil.copytree(folder / "photos", photos / "photos" / "val")
+    for index in range(3):
+        (photos / "photos" / "train" / "hen" / f"{index}.png").unlink()
+
+    class Spy(learning.Trainer):
+        def __init__(self, *args, **kwargs):
+            made.append(kwargs["class_weights"])
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(learning, "Trainer", Spy)
+    settings = "data.augname=none,train.loss_type=sigmoid,data.class_balance=loss"
+    flags = train(photos, folder / "small.json", run_dir, settings)
+    for _ in range(2):  # Resumed, it has the same.
+        result, _ = answer(*flags)
+    assert result["step"] == 3
+    assert made == [pytest.approx((12 / 15, 12 / 15, 12 / 6))] * 2
+    run = f"--model_dir={run_dir}"
+    image = f"--image_path={folder / 'photos' / 'cat' / '0.png'}"
+    direct, _ = answer("--mode=infer", run, image)
+    check_sigmoids(direct["predictions"][0]["top"])
+    exported, _ = answer("--mode=export", run, f"--export_dir={tmp_path / 'export'}")
+    card = json.loads((pathlib.Path(exported["export"]) / "model_card.json").read_text())
+    assert card["activation"] == "sigmoid"
+    served, _ = answer("--mode=infer", f"--export_dir={tmp_path / 'export'}", image)
+    for mine, theirs in zip(served["predictions"][0]["top"], direct["predictions"][0]["top"]):
+        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    scores, _ = answer("--mode=eval", run)
+    assert 0 < scores["loss"] < 3  # A mean over the classes.
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        (None, "which data of data.ds_name=shapes does not tell; folder and csv do, and TFRec"),
+        ((4, 0), "class 'hen' has no training example"),
+    ],
+)
+def test_class_weights_need_examples_of_each_class(counts, message):
+    source = types.SimpleNamespace(class_counts=counts, class_names=("cat", "hen"))
+    config = hparams.get_config(None, "shapes", "data.class_balance=loss")
+    with pytest.raises(UserError, match=message):
+        training._class_weights(config, source)
+    assert training._class_weights(hparams.get_config(None, "shapes"), source) is None

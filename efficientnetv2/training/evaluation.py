@@ -4,42 +4,64 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.training.multilabel import multi_label_scores
 from efficientnetv2.training.run_log import Counter
 from efficientnetv2.training.steps import make_eval_step
 from hparams import UserError
 
+THRESHOLDS = 200  # Of the precision-recall curve. Source: official.
+
 
 class Evaluator:
-    """Measures a model on data sets; traces its step once."""
+    """Measures a model on data sets; traces its step once.
 
-    def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model, batch_size: int):
+    `loss_type` as in `train.loss_type`; `multi_label`: whether an image may have any number of
+    labels, as `data.multiclass` says.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        batch_size: int,
+        loss_type: str = "softmax",
+        multi_label: bool = False,
+    ):
         replicas = strategy.num_replicas_in_sync
         self.strategy = strategy
         self.batch_size = -(-batch_size // replicas) * replicas
-        self.step = make_eval_step(strategy, model)
+        self.curve = None
+        if multi_label:
+            with strategy.scope():
+                self.curve = keras.metrics.AUC(THRESHOLDS, curve="PR")
+        self.step = make_eval_step(strategy, model, loss_type, self.curve)
 
     def __call__(self, dataset: tf.data.Dataset) -> dict[str, float | int]:
-        """Returns loss (mean cross entropy), top1, top5 (shares in [0, 1]) and examples.
+        """Returns loss (a mean, without smoothing), scores (shares in [0, 1]) and examples.
 
         `dataset`: unbatched ({"image"}, {"label"}) examples, image uint8 or float [S, S, 3],
-        label float32 [K]. With fewer than five classes `top5` is 1.
-        Raises: UserError if there is no example.
+        label float32 [K]. The scores are top1 and top5, which is 1 with fewer than five classes.
+        Multi-label: those of `multi_label_scores`, and global_ap, the area under the curve of
+        precision over recall of all sigmoids together, whatever their class.
+        Raises: UserError if there is no example, or none with a label.
         """
+        if self.curve is not None:
+            self.curve.reset_state()
         batches = dataset.batch(self.batch_size).map(self._pad).prefetch(tf.data.AUTOTUNE)
-        sums, counter = np.zeros(4), Counter("evaluating")
+        sums, counter = np.zeros(1), Counter("evaluating")
         for features, labels in self.strategy.experimental_distribute_dataset(batches):
-            sums += self.step(features, labels).numpy()
+            sums = sums + self.step(features, labels).numpy()
             counter.add(self.batch_size)
         counter.close()
-        loss, top1, top5, examples = sums
+        examples = int(sums[-1])
         if not examples:
             raise UserError("the evaluation split has 0 examples; check the data set's splits")
-        return {
-            "loss": float(loss / examples),
-            "top1": float(top1 / examples),
-            "top5": float(top5 / examples),
-            "examples": int(examples),
-        }
+        scores = self._multi_label(sums[1:]) if self.curve is not None else _single_label(sums[1:])
+        return {"loss": float(sums[0] / examples), **scores, "examples": examples}
+
+    def _multi_label(self, sums: np.ndarray) -> dict[str, float]:
+        scores = multi_label_scores(sums)
+        return {**scores, "global_ap": float(self.curve.result())}
 
     def _pad(self, features, labels):
         """Fills the last batch with zeros, so that all batches have one static shape."""
@@ -53,3 +75,8 @@ class Evaluator:
         label.set_shape([self.batch_size, *labels["label"].shape[1:]])
         weight.set_shape([self.batch_size])
         return {"image": image, "weight": weight}, {"label": label}
+
+
+def _single_label(sums: np.ndarray) -> dict[str, float]:
+    top1, top5, examples = sums
+    return {"top1": float(top1 / examples), "top5": float(top5 / examples)}

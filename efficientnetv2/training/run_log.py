@@ -11,6 +11,19 @@ import tensorflow as tf
 from hparams import Stage
 
 SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
+_SHOWN = {  # Of the scores of an evaluation, on the screen.
+    "top1": "top-1",
+    "top5": "top-5",
+    "hit_at_1": "hit@1",
+    "hit_at_5": "hit@5",
+    "global_ap": "AP",
+}
+
+
+def scores_line(scores: dict) -> str:
+    """Returns the loss and the chief scores of an evaluation as text."""
+    shown = [f"{name} {scores[key]:.4f}" for key, name in _SHOWN.items() if key in scores]
+    return "  ".join([f"loss {scores['loss']:.3f}", *shown])
 
 
 class RunLog:

@@ -11,7 +11,7 @@ from efficientnetv2.training.checkpoints import RunCheckpoint
 from efficientnetv2.training.ema import WeightAverage
 from efficientnetv2.training.evaluation import Evaluator
 from efficientnetv2.training.optimizers import OfficialRMSprop
-from efficientnetv2.training.run_log import Progress, RunLog
+from efficientnetv2.training.run_log import Progress, RunLog, scores_line
 from efficientnetv2.training.schedules import learning_rate_at
 from efficientnetv2.training.steps import make_train_step
 from hparams import Config, Stage, UserError
@@ -23,6 +23,8 @@ class Trainer:
     """A run in `model_dir`: the same arguments resume where it stopped.
 
     `model` is for tests; by default the network that the config describes is built.
+    `class_weights`, one per class, are for `data.class_balance=loss`, see `losses.make_loss`; they
+    must follow from the data, so that a resumed run has the same.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Trainer:
         model_dir: str,
         strategy: tf.distribute.Strategy,
         model: Callable[[], keras.Model] | None = None,
+        class_weights: Sequence[float] | None = None,
     ):
         replicas = strategy.num_replicas_in_sync
         if config.train.batch_size % replicas:
@@ -39,8 +42,13 @@ class Trainer:
                 f"train.batch_size={config.train.batch_size} must be a multiple of the "
                 f"{replicas} replicas"
             )
+        if (config.data.class_balance == "loss") != (class_weights is not None):
+            raise ValueError(
+                f"data.class_balance={config.data.class_balance} with class_weights="
+                f"{class_weights}; give weights with data.class_balance=loss, and only with it"
+            )
         self.config, self.stages, self.strategy = config, stages, strategy
-        self.model_dir = model_dir
+        self.model_dir, self.class_weights = model_dir, class_weights
         keras.utils.set_random_seed(config.train.seed)
         with strategy.scope():
             self.model = model() if model else build_from_config(config, replicas > 1)
@@ -51,7 +59,13 @@ class Trainer:
         self.checkpoint = RunCheckpoint(
             model_dir, self.model, self.optimizer, self.average, config.runtime.keep_checkpoint_max
         )
-        self.evaluator = Evaluator(strategy, self.model, config.eval.batch_size)
+        self.evaluator = Evaluator(
+            strategy,
+            self.model,
+            config.eval.batch_size,
+            config.train.loss_type,
+            config.data.multiclass,
+        )
         self.step = self.checkpoint.restore()
 
     def train(
@@ -83,7 +97,13 @@ class Trainer:
     def _train_stage(self, stage, make_dataset, make_eval_dataset, log, progress):
         set_dropout(self.model, stage.dropout_rate)
         train_step = make_train_step(
-            self.strategy, self.model, self.optimizer, self.average, self.config, stage.batch_size
+            self.strategy,
+            self.model,
+            self.optimizer,
+            self.average,
+            self.config,
+            stage.batch_size,
+            self.class_weights,
         )
         batches = self.strategy.experimental_distribute_dataset(make_dataset(stage, self.step))
         window = _Window(stage, progress)
@@ -102,9 +122,7 @@ class Trainer:
                 scores = self.evaluate(make_eval_dataset())
                 log.record("eval", self.step, stage.index, scores)
                 progress.message(
-                    f"step {self.step}  evaluated {scores['examples']}:  "
-                    f"loss {scores['loss']:.3f}  top-1 {scores['top1']:.4f}  "
-                    f"top-5 {scores['top5']:.4f}"
+                    f"step {self.step}  evaluated {scores['examples']}:  {scores_line(scores)}"
                 )
             if save:  # Last, so that a checkpoint's records are complete.
                 self.checkpoint.save(self.step)

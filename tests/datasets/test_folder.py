@@ -2,15 +2,14 @@
 
 import hashlib
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets import folder
+from datasets import indexed
 from datasets.folder import open_folder
-from hparams import UserError
+from hparams import DataConfig, UserError
 
 PNG = tf.io.encode_png(np.zeros([2, 2, 3], np.uint8)).numpy()
 
@@ -22,8 +21,9 @@ def add(root, *paths, content=PNG):
         file.write_bytes(content)
 
 
-def config(root, eval_fraction=0.2):
-    return SimpleNamespace(data_dir=str(root), eval_fraction=eval_fraction)
+def config(root, eval_fraction=0.2, **more):
+    data_dir = None if root is None else str(root)
+    return DataConfig(ds_name="folder", data_dir=data_dir, eval_fraction=eval_fraction, **more)
 
 
 def listed(source, root, epoch=None):
@@ -142,7 +142,7 @@ def test_epochs_are_different_permutations_that_repeat(tree):
 
 
 def test_an_epoch_of_more_than_one_block_has_every_record_once(tree, monkeypatch):
-    monkeypatch.setattr(folder, "_BLOCK", 4)
+    monkeypatch.setattr(indexed, "_BLOCK", 4)
     source = open_folder(config(tree), "train", 3)
     assert sorted(listed(source, tree, 2)) == listed(source, tree)
     assert int(source.records(tf.constant(2, tf.int64)).cardinality()) == source.num_examples
@@ -185,7 +185,7 @@ def test_a_layout_that_cannot_be_used_is_one_line(tmp_path, files, words):
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: str(p / "none"), lambda p: __file__])
 def test_data_dir_that_is_no_folder(tmp_path, make):
-    data_config = SimpleNamespace(data_dir=make(tmp_path), eval_fraction=0.2)
+    data_config = config(make(tmp_path))
     with pytest.raises(UserError, match="is not a folder; pass --data_dir="):
         open_folder(data_config, "train", 0)
 
@@ -206,7 +206,7 @@ def test_twenty_thousand_files_are_listed_in_a_moment(monkeypatch):
     )
     monkeypatch.setattr(tf.io.gfile, "isdir", lambda path: asked.append(path) is None)
     started = time.perf_counter()
-    source = open_folder(SimpleNamespace(data_dir="gs://data", eval_fraction=0.1), "train", 0)
+    source = open_folder(config("gs://data", 0.1), "train", 0)
     assert source.num_examples == 18_000
     assert len(asked) < 30
     assert time.perf_counter() - started < 5

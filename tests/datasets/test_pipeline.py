@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets import Source, build_dataset, pipeline, with_source_facts
-from datasets.augment import rand_augment
-from datasets.mixup import apply_mixup, draw_mixup
+from datasets import Source, build_dataset, open_source, pipeline, with_source_facts
+from datasets.augment import apply_op
+from datasets.bad_examples import BadExamples
+from datasets.mixing import mix
 from datasets.pipeline import draw_seed
+from datasets.policies import rand_augment
 from datasets.preprocess import preprocess_eval, preprocess_train
-from hparams import Stage, UserError, get_config, make_stages
+from hparams import Stage, UserError, get_config, make_stages, with_overrides
 
 EXAMPLES, CLASSES, SIZE, BATCH = 11, 3, 20, 4
 PLAIN = "data.augname=null"
 # No value that decides about pixels is the default, so that one that is not passed on shows.
 STRONG = (
-    "data.ra_num_layers=3,data.translate_const=4,data.cutout_const=9,data.crop_area_min=0.3,"
-    "data.resize_method=legacy_bicubic,train.seed=77"
+    "data.augname=randaug,data.ra_num_layers=3,data.translate_const=4,data.cutout_const=9,"
+    "data.crop_area_min=0.3,data.resize_method=legacy_bicubic,train.seed=77"
 )
 
 
@@ -28,8 +30,8 @@ def make_config(overrides=PLAIN, data_dir="photos"):
     return get_config("efficientnetv2-b0", "folder", f"{base},{overrides}", data_dir=data_dir)
 
 
-def make_stage(first_step=0, end_step=9, size=SIZE, ram=8.0, mixup=0.0):
-    return Stage(0, first_step, end_step, 1.0, size, BATCH, ram, mixup, 0.1)
+def make_stage(first_step=0, end_step=9, size=SIZE, ram=8.0, mixup=0.0, cutmix=0.0):
+    return Stage(0, first_step, end_step, 1.0, size, BATCH, ram, mixup, 0.1, cutmix)
 
 
 def make_source(images, seed=0, load_delay=0.0):
@@ -37,12 +39,15 @@ def make_source(images, seed=0, load_delay=0.0):
     count = len(images)
     encoded = tf.constant([tf.io.encode_png(image).numpy() for image in images])
 
-    def records(epoch=None):
-        order = tf.range(count)
-        if epoch is not None:
-            key = tf.stack([tf.constant(seed, tf.int64), epoch])
-            order = tf.argsort(tf.random.stateless_uniform([count], key))
-        return tf.data.Dataset.from_tensor_slices(order)
+    def order(epoch):
+        if epoch is None:
+            return tf.range(count)
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        return tf.argsort(tf.random.stateless_uniform([count], key))
+
+    def records(epoch=None, skip=0):
+        dataset = tf.data.Dataset.from_tensor_slices((order(epoch),))
+        return dataset.skip(tf.cast(skip, tf.int64))
 
     def load(index):
         if load_delay:
@@ -54,7 +59,14 @@ def make_source(images, seed=0, load_delay=0.0):
             index = tf.ensure_shape(tf.py_function(wait, [index], tf.int32), [])
         return encoded[index], tf.cast(index % CLASSES, tf.int64)
 
-    return Source(count, tuple("abc"), records, load)
+    return Source(
+        count,
+        tuple("abc"),
+        records,
+        load,
+        name_of=lambda index: tf.strings.as_string(index),
+        record_at=lambda epoch, positions: (tf.gather(order(epoch), positions),),
+    )
 
 
 def plain_images(count=EXAMPLES):
@@ -239,11 +251,13 @@ def test_every_image_can_be_drawn_again(augmented):
     images = busy_images()
     source = make_source(images)
     stage = make_stage(first_step=2, end_step=8, ram=17.0, mixup=0.3)
+    policy = rand_augment(17.0, num_layers=3, translate_const=4.0, cutout_const=9.0)
     for step, (found, labels) in enumerate(batches(train(config, stage, source)), start=2):
         drawn, own_labels = [], []
-        for place in range(step * BATCH, (step + 1) * BATCH):
+        draws = policy.draw(BATCH, draw_seed(77, pipeline._AUGMENT, step, 0))
+        for row, place in enumerate(range(step * BATCH, (step + 1) * BATCH)):
             epoch, position = divmod(place, EXAMPLES)
-            order = list(source.records(tf.constant(epoch, tf.int64)).as_numpy_iterator())
+            order = [i for (i,) in source.records(tf.constant(epoch, tf.int64)).as_numpy_iterator()]
             image = preprocess_train(
                 tf.io.encode_png(images[order[position]]),
                 SIZE,
@@ -251,25 +265,58 @@ def test_every_image_can_be_drawn_again(augmented):
                 crop_area_min=0.3,
                 resize_method="legacy_bicubic",
             )
-            if augmented:
-                image = rand_augment(
+            for layer in range(3 if augmented else 0):
+                op, magnitude, sign, translate, cutout = policy.actions[draws.action[row, layer]]
+                image = apply_op(
+                    op,
                     image,
-                    draw_seed(77, pipeline._AUGMENT, epoch, position),
-                    17.0,
-                    num_layers=3,
-                    translate_const=4.0,
-                    cutout_const=9.0,
+                    magnitude,
+                    sign < 0,
+                    cutout_center=tf.cast(draws.center[row, layer] * SIZE, tf.int32),
+                    translate_const=translate,
+                    cutout_const=cutout,
                 )
             drawn.append(image)
             own_labels.append(np.eye(CLASSES, dtype=np.float32)[order[position] % CLASSES])
-        weights = draw_mixup(BATCH, 0.3, draw_seed(77, pipeline._MIXUP, step, 0))
-        expected, expected_labels = apply_mixup(tf.stack(drawn), tf.stack(own_labels), weights)
+        noise = draw_seed(77, pipeline._MIXING, step, 0)
+        expected, expected_labels = mix(tf.stack(drawn), tf.stack(own_labels), 0.3, 0.0, noise)
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(labels, expected_labels)
 
 
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_batches_do_not_depend_on_the_groups_that_are_augmented_together(group, monkeypatch):
+    config = make_config(f"{STRONG},data.ra_num_layers=1")
+    source, stage = make_source(busy_images()), make_stage(end_step=4, ram=17.0, mixup=0.3)
+    expected = batches(train(config, stage, source))
+    monkeypatch.setattr(pipeline, "_group_size", lambda rows, image_size: group)
+    assert_same(batches(train(config, stage, source)), expected)
+
+
+def test_groups_divide_the_batch():
+    sizes = {rows: pipeline._group_size(rows, 224) for rows in (1, 16, 64, 61, 256, 4096, 5000)}
+    assert sizes == {1: 1, 16: 16, 64: 32, 61: 61, 256: 32, 4096: 32, 5000: 25}
+    assert [pipeline._group_size(4096, size) for size in (32, 128, 300, 4000)] == [256, 128, 16, 1]
+
+
+def test_workers_share_out_the_rows_of_each_batch():
+    config = make_config(f"{STRONG},data.ra_num_layers=1")
+    source, stage = make_source(busy_images()), make_stage(end_step=4, ram=17.0)
+    whole = batches(train(config, stage, source))
+    shares = [batches(train(config, stage, source, shard=(i, 2))) for i in range(2)]
+    joined = [
+        tuple(np.concatenate(parts) for parts in zip(*step_shares)) for step_shares in zip(*shares)
+    ]
+    assert_same(joined, whole)
+    with pytest.raises(UserError, match="batch of 4 cannot be shared by 3 workers"):
+        train(config, stage, source, shard=(0, 3))
+
+
 def test_a_stage_sets_size_magnitude_and_mixup():
-    config = make_config("data.ram=6,data.mixup_alpha=0.9,train.isize=90,data.ibase=50")
+    config = make_config(
+        "data.augname=randaug,data.ra_num_layers=1,data.ram=6,data.mixup_alpha=0.9,"
+        "train.isize=90,data.ibase=50"
+    )
     source = make_source(busy_images())
     weak = batches(train(config, make_stage(end_step=6, ram=2.0), source))
     strong = batches(train(config, make_stage(end_step=6, ram=20.0), source))
@@ -289,6 +336,62 @@ def test_a_stage_sets_size_magnitude_and_mixup():
         own, other = images.astype(float), images[::-1].astype(float)
         low, high = np.minimum(own, other) - 0.5, np.maximum(own, other) + 0.5
         assert ((low <= blended) & (blended <= high)).all()
+
+
+def test_a_stage_sets_cutmix():
+    config, source = make_config(), make_source(plain_images())
+    plain = batches(train(config, make_stage(end_step=6), source))
+    cut = batches(train(config, make_stage(end_step=6, cutmix=1.0), source))
+    shares = []
+    for (images, _), (mixed, labels) in zip(plain, cut):
+        np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=0, atol=1e-6)
+        for row in range(BATCH):
+            own, other = images[row, 0, 0], images[BATCH - 1 - row, 0, 0]
+            from_other = (mixed[row] == other).all(axis=-1)
+            assert (mixed[row][~from_other] == own).all()
+            shares.append(from_other.mean())
+    assert 0.1 < np.mean(shares) < 0.9
+
+
+def test_multi_label_examples_have_a_label_of_any_number_of_classes():
+    classes_of = [[], [0], [1, 2], [0, 1, 2], [2]] + [[1]] * (EXAMPLES - 5)
+    table = tf.ragged.constant(classes_of, tf.int64)
+    plain = make_source(plain_images())
+    source = dataclasses.replace(
+        plain, multi_label=True, load=lambda index: (plain.load(index)[0], table[index])
+    )
+    config = make_config(f"{PLAIN},data.multiclass=true")
+    expected = [[float(c in row) for c in range(CLASSES)] for row in classes_of]
+    found = [label for _, label in batches(build_dataset(config, "eval", source=source))]
+    np.testing.assert_array_equal(found, expected)
+    for images, labels in batches(train(config, make_stage(end_step=3), source)):
+        np.testing.assert_array_equal(labels, [expected[i] for i in images[:, 0, 0, 0]])
+
+
+def test_skipping_puts_another_example_of_the_group_in_the_slot(photos):
+    broken = f"{photos}/cat/1.png"
+    with open(broken, "rb") as file:
+        content = file.read()
+    with open(broken, "wb") as file:
+        file.write(content[: len(content) // 2])
+    settings = "data.eval_fraction=0.3,data.on_error=skip,data.max_bad_share=0.5"
+    config = make_config(f"{PLAIN},{settings}", photos)
+    split = next(s for s in ("train", "eval") if broken in paths_of(config, s))
+    source = open_source(config.data, split, 0)
+    bad = BadExamples(source, split, config.data)
+    found = batches(build_dataset(config, split, source=source, bad=bad))
+    assert len(found) == source.num_examples - 1 and bad.count == 1 and broken in bad.names[0]
+    dataset = build_dataset(config, split, stage=make_stage(end_step=5), source=source, bad=bad)
+    first = batches(dataset)
+    assert len(first) == 5 and bad.count == 1
+    assert_same(batches(dataset), first)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        batches(build_dataset(with_overrides(config, "data.on_error=stop"), split, source=source))
+
+
+def paths_of(config, split):
+    records = open_source(config.data, split, 0).records(None)
+    return [path.decode() for path, _ in records.as_numpy_iterator()]
 
 
 def test_evaluation_is_the_evaluation_path_on_each_example_in_order():
@@ -342,7 +445,7 @@ def test_source_facts_contradict_what_is_set(key, found):
 
 
 def test_seeds_of_draws_are_all_different():
-    purposes = (pipeline._CROP, pipeline._AUGMENT, pipeline._MIXUP)
+    purposes = range(pipeline._PURPOSES)
     seeds = [
         tuple(draw_seed(seed, purpose, epoch, position).numpy().tolist())
         for seed in (0, 1, 2**30 - 1)
@@ -350,6 +453,6 @@ def test_seeds_of_draws_are_all_different():
         for epoch in (0, 1, 2**30 - 1)
         for position in (0, 1, 10**9)
     ]
-    assert len(set(seeds)) == len(seeds) == 81
+    assert len(set(seeds)) == len(seeds) == 216
     assert min(map(min, seeds)) >= 0  # No overflow.
     assert draw_seed(1, 0, tf.constant(2, tf.int64), 3).dtype == tf.int64

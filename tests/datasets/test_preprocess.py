@@ -1,4 +1,4 @@
-"""Decoding, evaluation crops against the official figures, random crops and flips."""
+"""Decoding, evaluation crops against the official figures, rounding, and the limit of pixels."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from datasets import preprocess
 from hparams import UserError
-from hparams.config import EVAL_CROPS
+from hparams.data_config import EVAL_CROPS
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDENS = np.load(DATA / "augmentation_ops.npz")
@@ -157,7 +157,7 @@ def test_legacy_bicubic_is_neither_todays_bicubic_nor_clipped_when_exact():
     today = tf.image.resize(pixels, [40, 40], method="bicubic").numpy()
     assert exact.min() < -1 and exact.max() > 256 and np.abs(exact - today).max() > 10
     rounded = preprocess.preprocess_eval(make_png(pixels), 40, **arguments).numpy()
-    np.testing.assert_array_equal(rounded, np.clip(np.round(exact), 0, 255))
+    np.testing.assert_array_equal(rounded, np.floor(np.clip(exact + 0.5, 0, 255)))
 
 
 def test_unknown_choices_name_the_nearest():
@@ -174,89 +174,33 @@ def test_unknown_choices_name_the_nearest():
             preprocess.preprocess_train(GOLDFISH, 64, SEED, crop_area_min=area)
 
 
-@pytest.mark.parametrize("size", [(263, 376), (100, 100), (60, 400)])
-@pytest.mark.parametrize(
-    "resize_method, area_min", [("bilinear", 0.05), ("bilinear", 0.5), ("legacy_bicubic", 0.08)]
-)
-def test_drawn_crops_keep_their_bounds(resize_method, area_min, size):
-    height, width = size
-    windows = tf.data.Dataset.range(400).map(
-        lambda i: preprocess.draw_crop(
-            tf.constant(size),
-            64,
-            tf.stack([1, i]),
-            crop_area_min=area_min,
-            resize_method=resize_method,
-        )
+def test_halves_are_rounded_up_and_the_rest_to_the_nearest():
+    """Two pixels become four: v, a mixture of 3:1, of 1:3, v'."""
+    pairs = np.array([[0, 2], [1, 3], [10, 11], [0, 255], [255, 253]], np.uint8)
+    expected = [[0, 1, 2, 2], [1, 2, 3, 3], [10, 10, 11, 11], [0, 64, 191, 255]]
+    expected += [[255, 255, 254, 253]]  # 254.5 and 253.5
+    for pair, row in zip(pairs, expected):
+        encoded = make_png(np.broadcast_to(pair[None, :, None], (2, 2, 3)))
+        evaluated = preprocess.preprocess_eval(encoded, 4, crop="whole").numpy()
+        trained = preprocess.preprocess_train(encoded, 4, SEED, crop_area_min=1.0, flip=False)
+        for image in (evaluated, trained.numpy()):
+            np.testing.assert_array_equal(image, np.broadcast_to(np.array(row)[:, None], (4, 4, 3)))
+
+
+@pytest.mark.parametrize("name", ["rgb.jpg", "rgb.png", "rgb.bmp", "frames.gif"])
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_larger_images_than_allowed_are_refused(name, fast_decode):
+    encoded = read_format(name)
+    paths = (
+        preprocess.preprocess_eval,
+        lambda x, size, max_pixels: preprocess.preprocess_train(
+            x, size, SEED, max_pixels=max_pixels, fast_decode=fast_decode
+        ),
     )
-    windows = np.array(list(windows.as_numpy_iterator()))
-    top, left, rows, columns = windows.T
-    assert top.min() >= 0 and left.min() >= 0
-    assert np.all(top + rows <= height) and np.all(left + columns <= width)
-    # Except where no window was found: then the whole image, or the legacy central square.
-    center = preprocess._center_window(tf.constant(size), 64, round_up=True).numpy()
-    fallback = center if resize_method == "legacy_bicubic" else [0, 0, height, width]
-    drawn = np.any(windows != fallback, axis=1)
-    if area_min == 0.5 and size == (60, 400):  # no window of such a shape fits
-        assert not drawn.any()
-        return
-    assert drawn.mean() > (0.3 if size == (60, 400) else 0.7)
-    share = rows * columns / (height * width)
-    side_error = 1.0 / rows + 1.0 / columns  # sides are integers
-    assert np.all((share >= area_min * (1 - 2 * side_error))[drawn]) and share.max() <= 1.0
-    ratio = columns / rows
-    assert np.all(((ratio > 0.75 * (1 - side_error)) & (ratio < 1.34 * (1 + side_error)))[drawn])
-    if resize_method == "bilinear" and area_min == 0.05 and size != (60, 400):
-        assert share[drawn].min() < 0.1 and share[drawn].max() > 0.6
-
-
-@pytest.mark.parametrize("resize_method", preprocess.RESIZE_METHODS)
-def test_crop_area_of_one_is_the_whole_image(resize_method):
-    window = preprocess.draw_crop(
-        tf.constant([50, 70]), 64, SEED, crop_area_min=1.0, resize_method=resize_method
-    )
-    np.testing.assert_array_equal(window, [0, 0, 50, 70])
-
-
-@pytest.mark.parametrize("name", ["goldfish.jpg", "png"])
-def test_training_crop_is_the_drawn_window(name):
-    encoded = GOLDFISH
-    pixels = preprocess.decode_image(GOLDFISH)
-    if name == "png":
-        encoded = make_png(pixels)
-    crop_seed = tf.random.experimental.stateless_split(SEED, 2)[0]
-    top, left, rows, columns = preprocess.draw_crop(
-        tf.constant([263, 376]), 48, crop_seed, crop_area_min=0.05
-    ).numpy()
-    expected = tf.image.resize(pixels[top : top + rows, left : left + columns], [48, 48])
-    result = preprocess.preprocess_train(encoded, 48, SEED, flip=False)
-    assert np.abs(tf.cast(result, tf.float32) - expected).max() <= 0.5 + 1e-3
-    assert (rows, columns) != (263, 376)
-
-
-def test_training_is_a_function_of_the_seed():
-    def train(seed):
-        return preprocess.preprocess_train(GOLDFISH, 32, seed)
-
-    seeds = tf.stack([tf.range(30, dtype=tf.int64), tf.ones(30, tf.int64)], axis=1)
-    dataset = tf.data.Dataset.from_tensor_slices(seeds)
-    serial = list(dataset.map(train).as_numpy_iterator())
-    parallel = list(dataset.map(train, num_parallel_calls=2).as_numpy_iterator())
-    np.testing.assert_array_equal(serial, parallel)
-    np.testing.assert_array_equal(train(seeds[7]), serial[7])
-    assert len({image.tobytes() for image in serial}) == 30
-    assert dataset.map(train).element_spec == tf.TensorSpec([32, 32, 3], tf.uint8)
-
-
-def test_half_of_the_images_are_mirrored():
-    seeds = tf.stack([tf.range(400, dtype=tf.int64), tf.zeros(400, tf.int64)], axis=1)
-    encoded = read_format("rgb.png")  # its red channel rises to the right
-
-    def train(seed):
-        return preprocess.preprocess_train(encoded, 16, seed, crop_area_min=1.0)
-
-    images = np.array(in_tf_data(train, *seeds)).astype(int)
-    mirrored = images[:, 8, 0, 0] > images[:, 8, 15, 0]
-    assert 0.42 < mirrored.mean() < 0.58
-    plain = images[~mirrored][0]
-    np.testing.assert_array_equal(images[mirrored][0], plain[:, ::-1])
+    for path in paths:
+        assert path(encoded, 8, max_pixels=24 * 32).shape == (8, 8, 3)
+        for run in (lambda x, path=path: path(x, 8, max_pixels=24 * 32 - 1),):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="too large.*24 32"):
+                run(encoded)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="too large.*24 32"):
+                in_tf_data(run, encoded)

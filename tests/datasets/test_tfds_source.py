@@ -1,31 +1,32 @@
 """TFDS names and the embedded data set as sources; small builders defined here, no network."""
 
+import dataclasses
 import os
 import pathlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from datasets import shapes, shapes_builder, tfds_source
+from datasets import shapes, shapes_builder
 from datasets.tfds_source import default_splits, open_tfds
-from hparams import UserError
+from hparams import DataConfig, UserError
+from hparams.data_config import SplitConfig, SplitsConfig
 
 SIZES = {"train": 24, "validation": 12, "test": 12}
 
 
 def config(data_dir, ds_name="shapes", tfds_name=None, **expressions):
     splits = {
-        split: SimpleNamespace(tfds_split=expressions.get(split))
+        split: SplitConfig(tfds_split=expressions.get(split))
         for split in ("train", "minival", "eval")
     }
-    return SimpleNamespace(
+    return DataConfig(
         ds_name=ds_name,
         data_dir=str(data_dir),
         tfds_name=tfds_name,
-        splits=SimpleNamespace(**splits),
+        splits=SplitsConfig(**splits),
     )
 
 
@@ -80,6 +81,27 @@ class EnetDepth(_Numbers):
         yield 0, {"image": np.zeros([2, 2, 1], np.float32), "label": 0}
 
 
+class EnetPixels(_Numbers):
+    """Images that are stored as pixels, not encoded."""
+
+    features = {
+        "image": tfds.features.Tensor(shape=(2, 2, 3), dtype=np.uint8),
+        "label": tfds.features.ClassLabel(names=["low", "high"]),
+    }
+
+
+class EnetSeveralLabels(_Numbers):
+    features = {
+        "image": tfds.features.Image(shape=(2, 2, 3)),
+        "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=["odd", "high"])),
+    }
+
+    def _generate_examples(self):
+        for index in range(10):
+            labels = [0] * (index % 2) + [1] * (index // 5)
+            yield index, {"image": np.full([2, 2, 3], index, np.uint8), "labels": labels}
+
+
 class EnetByHand(_Numbers):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Ask the authors for it."
 
@@ -107,7 +129,7 @@ def numbers(tmp_path):
 def listed(source, epoch=None):
     if epoch is not None:
         epoch = tf.constant(epoch, tf.int64)
-    return list(source.records(epoch).as_numpy_iterator())
+    return list(source.records(epoch).map(source.load).as_numpy_iterator())
 
 
 def test_shapes_splits_are_what_render_gives(shapes_dir):
@@ -185,7 +207,7 @@ def test_epochs_are_different_permutations_that_repeat(shapes_dir):
     assert sorted(fixed) == sorted(first) == sorted(second)
     assert fixed != first != second != fixed
     assert listed(source) == fixed
-    epoch = source.records(tf.constant(1, tf.int64))
+    epoch = source.records(tf.constant(1, tf.int64)).map(source.load)
     assert list(epoch.as_numpy_iterator()) == list(epoch.as_numpy_iterator()) == second
     tf.random.set_seed(99)  # Dataset.shuffle would follow it
     assert listed(source, 1) == second
@@ -195,7 +217,7 @@ def test_epochs_are_different_permutations_that_repeat(shapes_dir):
 
 def test_records_inside_flat_map_and_repeated(shapes_dir):
     source = open_tfds(config(shapes_dir), "train", 4)
-    epochs = tf.data.Dataset.range(2).flat_map(source.records)
+    epochs = tf.data.Dataset.range(2).flat_map(source.records).map(source.load)
     expected = listed(source, 0) + listed(source, 1)
     assert list(epochs.as_numpy_iterator()) == expected
     assert list(epochs.as_numpy_iterator()) == expected
@@ -250,6 +272,70 @@ def test_a_split_without_labels(tmp_path):
         open_tfds(config(tmp_path, "tfds", "enet_unlabelled_test"), "eval", 0)
 
 
+def test_pixels_become_png(tmp_path):
+    source = open_tfds(config(tmp_path, "tfds", "enet_pixels"), "train", 0)
+    found = {tf.io.decode_png(image).numpy().max(): label for image, label in listed(source)}
+    assert len(found) == 9 and all(label == value // 5 for value, label in found.items())
+
+
+def test_several_labels(tmp_path):
+    data = config(tmp_path, "tfds", "enet_several_labels")
+    source = open_tfds(dataclasses.replace(data, multiclass=True), "train", 0)
+    assert source.multi_label and source.class_names == ("odd", "high")
+    for image, labels in listed(source, 0):
+        value = tf.io.decode_png(image).numpy().max()
+        assert labels.tolist() == [0] * (value % 2) + [1] * (value // 5)
+    element = source.records(None).map(source.load).element_spec
+    assert element[1] == tf.TensorSpec([None], tf.int64)
+
+
+def test_skipping_gives_the_tail_and_positions_give_records(numbers):
+    source = numbers("train", train="train[2:9]")
+    for epoch in (None, 3):
+        number = None if epoch is None else tf.constant(epoch, tf.int64)
+        full = listed(source, epoch)
+        rest = source.records(number, 4).map(source.load)
+        assert list(rest.as_numpy_iterator()) == full[4:]
+        record = source.record_at(number, tf.constant([5], tf.int64))
+        assert source.load(*(part[0] for part in record))[0].numpy() == full[5][0]
+    assert sorted(full) == sorted(listed(source)) and len(full) == 7
+
+
+@pytest.mark.parametrize("name", ["enet_only_train", "enet_several_labels"])
+def test_a_broken_record(tmp_path, name):
+    data = config(tmp_path, "tfds", name, eval="train[5:]")
+    data = dataclasses.replace(data, multiclass=name != "enet_only_train")
+    open_tfds(data, "eval", 0)
+    (shard,) = (tmp_path / name / "1.0.0").glob("*.tfrecord*")
+    content = bytearray(shard.read_bytes())
+    content[-6] ^= 1  # Of the last record's data.
+    shard.write_bytes(content)
+    source = open_tfds(data, "eval", 0)
+    words = "record 9 cannot be read: its checksum is wrong"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        listed(source)
+    source = open_tfds(dataclasses.replace(data, on_error="skip"), "eval", 0)
+    images = [image for image, _ in listed(source)]
+    assert [image == b"" for image in images] == [False] * 4 + [True]
+    (name_of_last,) = source.records(None, 4).map(source.name_of).as_numpy_iterator()
+    assert name_of_last.decode() == f"{shard}, record 9"
+
+
+def test_names_from_a_label_file(tmp_path):
+    (tmp_path / "labels.txt").write_text("few\nmany")
+    data = config(tmp_path, "tfds", "enet_only_train")
+    data = dataclasses.replace(data, label_file=str(tmp_path / "labels.txt"))
+    assert open_tfds(data, "train", 0).class_names == ("few", "many")
+
+
+def test_files_of_another_format(tmp_path, monkeypatch):
+    open_tfds(config(tmp_path, "tfds", "enet_only_train"), "train", 0)
+    other = tfds.core.FileFormat.ARRAY_RECORD
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", property(lambda self: other))
+    with pytest.raises(UserError, match="prepared as array_record files; prepare it as tfrecord"):
+        open_tfds(config(tmp_path, "tfds", "enet_only_train"), "train", 0)
+
+
 @pytest.mark.parametrize("name", ["enet_no_label", "enet_depth"])
 def test_features_that_cannot_be_used(tmp_path, name):
     with pytest.raises(UserError, match="features image, label; choose a data set with"):
@@ -278,9 +364,3 @@ def test_a_broken_directory_of_someone_else_is_not_deleted(tmp_path, numbers):
     with pytest.raises(UserError, match="not a complete TFDS data set; delete it"):
         numbers("train")
     assert folder.exists()
-
-
-def test_the_shuffle_buffer_is_bounded(shapes_dir, monkeypatch):
-    monkeypatch.setattr(tfds_source, "SHUFFLE_BUFFER", 1)
-    source = open_tfds(config(shapes_dir), "train", 0)
-    assert listed(source, 0) == listed(source)

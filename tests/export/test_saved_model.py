@@ -149,6 +149,7 @@ def test_class_names_and_card_lie_beside_the_graph(exported, config):
     card = json.loads((folder / "model_card.json").read_text())
     assert card["model"] == "tiny"
     assert card["num_classes"] == tiny_run.CLASSES
+    assert card["activation"] == "softmax"
     assert card["preprocessing"] == {
         "image_size": SIZE,
         "crop": "v1",
@@ -236,6 +237,20 @@ def test_a_missing_signature_is_a_mismatch(tmp_path, model, config):
     tf.saved_model.save(module, str(tmp_path / "part"), signatures=signatures)
     with pytest.raises(ExportMismatch, match="lacks the signatures predict_features, serving_def"):
         verify(str(tmp_path / "part"), model, config)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "custom"])
+def test_scores_are_sigmoids_where_the_loss_was_one(tmp_path, model, config, images, loss_type):
+    other = hparams.with_overrides(config, f"train.loss_type={loss_type}")
+    path = export_saved_model(model, str(tmp_path), other)
+    encoded = tf.constant([images["wide.jpg"], images["small.png"]])
+    answer = tf.saved_model.load(path).signatures["serving_default"](image_bytes=encoded)
+    logits = ServingModule(model, SIZE, config.data).classify(encoded)["logits"]
+    np.testing.assert_allclose(answer["scores"], 1 / (1 + np.exp(-logits)), atol=1e-6)
+    np.testing.assert_array_equal(answer["classes"], np.argsort(-logits, axis=-1)[:, :5])
+    assert json.loads(pathlib.Path(path, "model_card.json").read_text())["activation"] == "sigmoid"
+    with pytest.raises(ExportMismatch, match="differs from the model by"):
+        verify(path, model, config)  # Of softmax.
 
 
 def test_without_class_names_there_are_no_labels(model, config, images):

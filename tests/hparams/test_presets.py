@@ -3,7 +3,8 @@
 import pytest
 
 from efficientnetv2 import list_models
-from hparams import MODELS, UserError, get_config, presets, save_config
+from hparams import MODELS, UserError, dataset_presets, get_config, save_config
+from hparams.dataset_presets import DATASETS
 
 
 def values(config, *keys):
@@ -34,7 +35,9 @@ def test_official_values_per_model(model, size, eval_size, dropout, magnitude, m
     config = get_config(f"efficientnetv2-{model}", "imagenet", "train.schedule=official")
     keys = ("train.isize", "eval.isize", "model.dropout_rate", "data.mixup_alpha")
     assert values(config, *keys) == (size, eval_size, dropout, mixup)
-    if magnitude is not None:  # The official B models use another augmentation.
+    assert config.data.cutmix_alpha == mixup  # One number feeds both.
+    assert config.data.augname == ("autoaug" if magnitude is None else "randaug")
+    if magnitude is not None:
         assert config.data.ram == magnitude
 
 
@@ -91,6 +94,14 @@ def test_v1_trains_in_one_stage_at_the_official_sizes(model_name, eval_size, tra
     assert values(config, *keys) == (eval_size, train_size, 1)
 
 
+@pytest.mark.parametrize("model_name", MODELS)
+def test_the_augmentation_of_the_family(model_name):
+    config = get_config(model_name, "shapes")
+    is_small = model_name.startswith(("efficientnetv2-b", "efficientnet-"))
+    assert config.data.augname == ("autoaug" if is_small else "randaug")
+    assert config.data.cutmix_alpha == 0  # It is not the paper's.
+
+
 @pytest.mark.parametrize("model_name", ["keras/ResNet50", "mine.json"])
 def test_other_architectures_have_settings_too(model_name):
     config = get_config(model_name, "imagenet")
@@ -107,18 +118,10 @@ def test_weights_bring_settings_that_overrides_replace():
     assert values(config, "data.eval_crop", "eval.isize") == ("v2", 200)
 
 
-def test_imagenet_splits_do_not_overlap_and_add_up():
-    splits = get_config("efficientnetv2-s", "imagenet").data.splits
-    assert (splits.train.tfds_split, splits.minival.tfds_split) == ("train[:98%]", "train[98%:]")
-    assert splits.train.num_images == round(1281167 * 0.98)
-    assert splits.train.num_images + splits.minival.num_images == 1281167
-    assert (splits.eval.tfds_split, splits.eval.num_images) == ("validation", 50000)
-
-
 def test_data_sets_by_name():
     keys = ("data.ds_name", "data.tfds_name", "data.num_classes", "data.data_dir")
     assert values(get_config("efficientnetv2-b0", "shapes"), *keys) == ("shapes", None, 12, None)
-    assert values(get_config("efficientnetv2-b0", "ImageNet"), *keys) == (
+    assert values(get_config("efficientnetv2-b0", "ImageNetTfds"), *keys) == (
         "tfds",
         "imagenet2012",
         1000,
@@ -133,7 +136,7 @@ def test_data_sets_by_name():
 def test_later_layers_win(monkeypatch):
     keys = ("model.dropout_rate", "train.epochs", "train.isize")
     layer = {"model": {"dropout_rate": 0.45}, "train": {"epochs": 60}}
-    monkeypatch.setitem(presets.DATASETS, "shapes", layer)
+    monkeypatch.setitem(dataset_presets.DATASETS, "shapes", layer)
     base_model = get_config("efficientnetv2-s", "imagenet")
     assert values(base_model, *keys) == (0.3, 350, 300)  # model over base (0.2, 350, 300)
     with_dataset = get_config("efficientnetv2-s", "shapes")
@@ -144,7 +147,7 @@ def test_later_layers_win(monkeypatch):
 
 def test_data_dir_wins_over_overrides_and_those_over_the_data_set(monkeypatch):
     layer = {"data": {"ds_name": "folder", "data_dir": "first"}}
-    monkeypatch.setitem(presets.DATASETS, "folder", layer)
+    monkeypatch.setitem(dataset_presets.DATASETS, "folder", layer)
     assert get_config("efficientnetv2-b0", "folder").data.data_dir == "first"
     second = get_config("efficientnetv2-b0", "folder", "data.data_dir=second")
     assert second.data.data_dir == "second"
@@ -160,7 +163,7 @@ def test_a_saved_config_names_its_model(tmp_path):
 
 
 def test_a_schedule_set_by_the_data_set_decides_the_values_of_the_model(monkeypatch):
-    monkeypatch.setitem(presets.DATASETS, "shapes", {"train": {"schedule": "official"}})
+    monkeypatch.setitem(dataset_presets.DATASETS, "shapes", {"train": {"schedule": "official"}})
     assert get_config("efficientnetv2-m", "shapes").data.ram == 15
     assert get_config("efficientnetv2-m", "shapes", "train.schedule=paper").data.ram == 20
 
@@ -179,7 +182,7 @@ def test_a_schedule_set_by_the_data_set_decides_the_values_of_the_model(monkeypa
         (
             "efficientnetv2-s",
             "xyzzy",
-            "unknown data set 'xyzzy'; valid: shapes, folder, imagenet, tfds:NAME",
+            f"unknown data set 'xyzzy'; valid: {', '.join(DATASETS)}, tfds:NAME",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from hparams.config import SCHEDULES
 
 def plan(model="s", schedule="paper", more=""):
     overrides = f"train.schedule={schedule},{more}"
-    return make_stages(get_config(f"efficientnetv2-{model}", "imagenet", overrides))
+    return make_stages(get_config(f"efficientnetv2-{model}", "imagenettfds", overrides))
 
 
 def column(stages, name):

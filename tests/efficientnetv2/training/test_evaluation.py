@@ -60,6 +60,78 @@ def test_scores_do_not_depend_on_the_number_of_replicas(batch_size):
     assert evaluator(examples()) == expected()
 
 
+class TestMultiLabel:
+    """Any number of labels per example, of which some have none."""
+
+    LABELS = (RNG.uniform(size=(COUNT, CLASSES)) < 0.3).astype(np.float32)
+    LABELS[[2, 12]] = 0  # Among them the last example.
+
+    def examples(self, count=COUNT):
+        return tf.data.Dataset.from_tensor_slices(
+            ({"image": PIXELS[:count]}, {"label": self.LABELS[:count]})
+        )
+
+    def expected(self, count=COUNT):
+        labels = self.LABELS[:count]
+        logits = PIXELS[:count].reshape(count, -1).astype(np.float32) @ KERNEL
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        losses = -np.log(np.where(labels == 1, scores, 1 - scores))
+        found = np.take_along_axis(labels, (-logits).argsort(-1), axis=-1)
+        some = labels.any(-1)
+        curve = keras.metrics.AUC(200, curve="PR")
+        curve.update_state(labels, scores.astype(np.float32))
+        values = {
+            "loss": losses.mean(),
+            "hit_at_1": found[some, 0].mean(),
+            "hit_at_5": found[some, :5].any(-1).mean(),
+            "precision_at_1": found[:, 0].mean(),
+            "precision_at_5": found[:, :5].mean(),
+            "recall_at_1": found[:, 0].sum() / labels.sum(),
+            "recall_at_5": found[:, :5].sum() / labels.sum(),
+            "global_ap": float(curve.result()),
+        }
+        scores = {name: pytest.approx(value, rel=1e-5) for name, value in values.items()}
+        return {**scores, "examples": count}
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 13, 64])
+    def test_scores_do_not_depend_on_the_batch_size(self, batch_size):
+        strategy = tf.distribute.get_strategy()
+        evaluator = Evaluator(strategy, make_model(), batch_size, "sigmoid", multi_label=True)
+        assert evaluator(self.examples()) == self.expected()
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 4])
+    def test_scores_do_not_depend_on_the_number_of_replicas(self, batch_size):
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            model = make_model()
+        evaluator = Evaluator(strategy, model, batch_size, "sigmoid", multi_label=True)
+        for count in (13, 7):  # Nothing is left of the evaluation before.
+            assert evaluator(self.examples(count)) == self.expected(count)
+
+    def test_the_types_of_the_scores_go_into_json(self):
+        strategy = tf.distribute.get_strategy()
+        scores = Evaluator(strategy, make_model(), 4, "softmax", True)(self.examples())
+        assert [type(value) for value in scores.values()] == [float] * 8 + [int]
+        assert np.isfinite(list(scores.values())).all()
+
+    def test_no_label_is_a_user_error(self):
+        evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), 4, "sigmoid", True)
+        with pytest.raises(UserError, match="no example of the evaluation split has a label"):
+            evaluator(self.examples().skip(12))
+        with pytest.raises(UserError, match="0 examples"):
+            evaluator(self.examples().take(0))
+
+
+@pytest.mark.parametrize("loss_type, reduced", [("sigmoid", np.mean), ("custom", np.sum)])
+def test_the_loss_is_of_the_type_that_was_trained_with(loss_type, reduced):
+    """On data with one label per example, too."""
+    scores = Evaluator(tf.distribute.get_strategy(), make_model(), 4, loss_type)(examples())
+    logits = PIXELS.reshape(COUNT, -1).astype(np.float32) @ KERNEL
+    own = np.where(np.eye(CLASSES)[TARGET] == 1, logits, -logits)
+    losses = reduced(np.log1p(np.exp(-own)), axis=-1)
+    assert scores == {**expected(), "loss": pytest.approx(losses.mean(), rel=1e-5)}
+
+
 def test_one_evaluator_takes_any_number_of_examples():
     evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), 4)
     for count in (3, 8, 13):

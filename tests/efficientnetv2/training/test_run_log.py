@@ -7,7 +7,7 @@ import tiny_run
 
 import hparams
 from efficientnetv2.training import run_log
-from efficientnetv2.training.run_log import Progress, RunLog
+from efficientnetv2.training.run_log import Progress, RunLog, scores_line
 
 STAGES = hparams.make_stages(tiny_run.make_config())
 
@@ -87,3 +87,11 @@ def test_what_is_no_training_does_not_count_as_time(monkeypatch):
     progress.start_window()
     now[0] += 1
     assert progress.update(STAGES[0], 1, images=8, loss=1.0, accuracy=0.5) == 8.0
+
+
+def test_the_line_of_an_evaluation_has_its_chief_scores():
+    single = {"loss": 0.11, "top1": 0.985, "top5": 1.0, "examples": 600}
+    assert scores_line(single) == "loss 0.110  top-1 0.9850  top-5 1.0000"
+    several = {"loss": 0.5, "hit_at_1": 0.25, "hit_at_5": 0.75, "recall_at_5": 0.1}
+    several |= {"global_ap": 0.125, "examples": 4}
+    assert scores_line(several) == "loss 0.500  hit@1 0.2500  hit@5 0.7500  AP 0.1250"

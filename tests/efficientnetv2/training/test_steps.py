@@ -6,14 +6,11 @@ import pytest
 import tensorflow as tf
 import tiny_run
 
+import hparams
 from efficientnetv2 import build_model
 from efficientnetv2.compat import tf_variable, var_path
-from efficientnetv2.training.steps import (
-    decayed_weights,
-    make_eval_step,
-    make_train_step,
-    smoothed_cross_entropy,
-)
+from efficientnetv2.training.losses import make_loss
+from efficientnetv2.training.steps import decayed_weights, make_eval_step, make_train_step
 
 STRATEGY = tf.distribute.get_strategy()
 BATCH = 4
@@ -40,13 +37,13 @@ def cross_entropy(labels, logits):
     return -(labels * (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))).sum(-1)
 
 
-def one_step(model, batch, overrides):
+def one_step(model, batch, overrides, class_weights=None, multi_label=False):
     """Returns loss, hits and gradients by path; the model's trainable weights stay as they are."""
     before = {var_path(w): tf_variable(w).numpy() for w in model.weights}
     optimizer = keras.optimizers.SGD(1.0)
     optimizer.build(model.trainable_variables)
-    config = tiny_run.make_config(overrides)
-    step = make_train_step(STRATEGY, model, optimizer, None, config, BATCH)
+    config = hparams.with_values(tiny_run.make_config(overrides), data__multiclass=multi_label)
+    step = make_train_step(STRATEGY, model, optimizer, None, config, BATCH, class_weights)
     loss, correct = step(*batch, tf.constant(0, tf.int64))
     gradients = {}
     for weight in model.weights:
@@ -54,16 +51,6 @@ def one_step(model, batch, overrides):
         gradients[path] = before[path] - tf_variable(weight).numpy()
         tf_variable(weight).assign(before[path])
     return float(loss), int(correct), gradients
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_label_smoothing_moves_a_share_of_the_labels_to_all_classes(smoothing):
-    rng = np.random.default_rng(0)
-    labels = rng.dirichlet(np.ones(5), 7).astype(np.float32)
-    logits = rng.normal(size=(7, 5)).astype(np.float32) * 5
-    found = smoothed_cross_entropy(tf.constant(labels), tf.constant(logits), smoothing)
-    expected = cross_entropy(labels * (1 - smoothing) + smoothing / 5, logits)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
 def test_decayed_weights_are_all_the_kernels_and_nothing_else(model):
@@ -105,6 +92,46 @@ def test_loss_is_the_mean_smoothed_cross_entropy_and_hits_count_mixed_labels(mod
     expected = cross_entropy(label * 0.8 + 0.2 / tiny_run.CLASSES, logits).mean()
     assert loss == pytest.approx(expected, rel=1e-4)
     assert correct == (logits.argmax(-1) == label.argmax(-1)).sum()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("loss_type", ["softmax", "sigmoid", "custom"])
+def test_the_settings_decide_which_loss_is_minimised(
+    model, batch, loss_type, multi_label, weighted
+):
+    weights = np.linspace(0.5, 3, tiny_run.CLASSES).tolist() if weighted else None
+    settings = f"train.weight_decay=0,train.label_smoothing=0.2,train.loss_type={loss_type}"
+    loss, _, _ = one_step(model, batch, settings, weights, multi_label)
+    features, labels = batch
+    loss_of = make_loss(loss_type, smoothing=0.2, class_weights=weights, multi_label=multi_label)
+    losses = loss_of(labels["label"], model(features["image"], training=True))
+    assert loss == pytest.approx(float(tf.reduce_mean(losses)), rel=1e-4)
+
+
+def test_right_are_examples_whose_best_class_is_one_of_their_labels(model, batch):
+    features, _ = batch
+    best = model(features["image"], training=True).numpy().argmax(-1)
+    label = np.zeros((BATCH, tiny_run.CLASSES), np.float32)
+    label[0, best[0]] = label[0, best[0] - 1] = label[0, best[0] - 2] = 1  # Among others.
+    label[1, best[1] - 1] = 1  # Another.
+    # The third has none; the fourth is mixed, and its best class is the lesser part.
+    label[3, best[3] - 1] = 0.7
+    for share, expected in ((0.3, 1), (0.7, 2)):  # At 0.7 it is as large as the other.
+        label[3, best[3]] = share
+        mixed = (features, {"label": tf.constant(label)})
+        _, correct, _ = one_step(model, mixed, "train.loss_type=sigmoid", multi_label=True)
+        assert correct == expected
+
+
+def test_an_example_without_labels_moves_nothing_under_softmax(model, batch):
+    features, _ = batch
+    nothing = tf.zeros([BATCH, tiny_run.CLASSES])
+    unlabelled = (features, {"label": nothing})
+    loss, correct, gradients = one_step(model, unlabelled, "train.weight_decay=0", multi_label=True)
+    assert (loss, correct) == (0, 0)
+    for weight in model.trainable_weights:
+        assert not gradients[var_path(weight)].any(), var_path(weight)
 
 
 def test_every_trainable_weight_gets_a_gradient(model, batch):

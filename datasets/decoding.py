@@ -1,0 +1,96 @@
+"""Encoded images -> pixels, as they are stored: the orientation tag of EXIF is ignored.
+
+So does the official code; a photo that a camera marked as turned is learned and predicted lying on
+its side. `--mode=check_data` counts such photos.
+"""
+
+import tensorflow as tf
+
+_HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
+
+
+def check_pixels(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns `size`, and refuses an image of more than `max_pixels` pixels.
+
+    Shapes: int32 [2] (height, width), pixels, from an image's header -> the same.
+    Raises: tf.errors.InvalidArgumentError if there are more.
+    """
+    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    # The raw op: `tf.debugging.Assert` adds a condition, which costs more than all of this.
+    check = tf.raw_ops.Assert(
+        condition=pixels <= max_pixels, data=["too large: height and width are", size], summarize=2
+    )
+    with tf.control_dependencies([] if check is None else [check]):  # None: eager, and passed.
+        return tf.identity(size)
+
+
+def image_shape(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Height and width that the header of a JPEG, PNG, BMP or GIF states; nothing is decoded.
+
+    Shapes: scalar string -> int32 [2] (height, width); zeros for other bytes, and where the header
+        of a PNG, BMP or GIF is cut off.
+    Raises: tf.errors.InvalidArgumentError if the header of a JPEG cannot be read.
+    """
+
+    def from_jpeg() -> tf.Tensor:
+        return tf.io.extract_jpeg_shape(image_bytes)[:2]
+
+    def from_other() -> tf.Tensor:
+        # Padded: cutting beyond the end is an error whose message is no valid text.
+        header = tf.strings.substr(image_bytes, 0, _HEADER) + tf.constant(bytes(_HEADER))
+
+        def read(start: int, dtype: tf.DType, little_endian: bool = True) -> tf.Tensor:
+            part = tf.strings.substr(header, start, 2 * dtype.size)
+            return tf.cast(tf.io.decode_raw(part, dtype, little_endian)[::-1], tf.int32)
+
+        first = tf.strings.substr(header, 0, 2)
+        return tf.case(
+            [
+                (first == b"\x89P", lambda: read(16, tf.int32, little_endian=False)),
+                (first == b"BM", lambda: tf.abs(read(18, tf.int32))),  # < 0: from top to bottom
+                (first == b"GI", lambda: read(6, tf.uint16)),
+            ],
+            default=lambda: tf.constant([0, 0]),
+        )
+
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other), [2])
+
+
+def _palette_bmp(image_bytes: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Looks up the colours of an 8-bit BMP, which TensorFlow decodes to palette indices."""
+    header = tf.io.decode_raw(tf.strings.substr(image_bytes, 10, 8), tf.int32)  # little-endian
+    start = 14 + header[1]  # the palette lies between the headers and the pixels
+    num_bytes = (header[0] - start) // 4 * 4
+    palette = tf.io.decode_raw(tf.strings.substr(image_bytes, start, num_bytes), tf.uint8)
+    palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # stored as blue, green, red, unused
+    return tf.gather(palette, tf.cast(indices, tf.int32))
+
+
+def decode_image(image_bytes: tf.Tensor, max_pixels: int | None = None) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP or GIF (first frame) to RGB.
+
+    Grey becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
+
+    Shapes: scalar string -> uint8 [H, W, 3] in [0, 255], H and W dynamic.
+    Raises: tf.errors.InvalidArgumentError if the bytes are no such image, or if it has more than
+        `max_pixels` pixels: before memory is taken for them, by the header. (A GIF can hide a
+        frame larger than the screen that its header states.)
+    """
+
+    def from_bmp() -> tf.Tensor:
+        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
+        return tf.cond(
+            bits_per_pixel == 8,
+            lambda: _palette_bmp(image_bytes, image[..., 0]),
+            lambda: image,
+        )
+
+    def from_other() -> tf.Tensor:
+        return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+
+    checks = [] if max_pixels is None else [check_pixels(image_shape(image_bytes), max_pixels)]
+    with tf.control_dependencies(checks):
+        is_bmp = tf.strings.substr(image_bytes, 0, 2) == b"BM"
+        image = tf.cond(is_bmp, from_bmp, from_other)
+    return tf.ensure_shape(image, [None, None, 3])
