@@ -177,6 +177,8 @@ def _make_layer(name: str, arguments: dict) -> Callable[[tf.Tensor, tf.Tensor], 
         result = tf.clip_by_value(tf.cast(result, tf.float32) / scale + 0.5, 0.0, 255.0)
         return tf.ensure_shape(tf.cast(result, tf.uint8), image.shape)
 
+    variable_scope = tf.compat.v1.get_variable_scope()
+    caching_device = variable_scope.caching_device
     try:
         layer = layer_class(**LAYERS[name] | arguments | settled, dtype="float32")
         draw_from(layer, draws)
@@ -184,6 +186,8 @@ def _make_layer(name: str, arguments: dict) -> Callable[[tf.Tensor, tf.Tensor], 
         traced = apply.get_concrete_function(image, seed)
         traced(image, seed)
     except _REFUSALS as error:
+        # A loop of TensorFlow that cannot be traced leaves it set: no strategy would start again.
+        variable_scope._caching_device = caching_device
         raise UserError(
             f"data.extra_augment: {written} cannot be used: {_reason(error)}"
         ) from error

@@ -191,7 +191,7 @@ def _labelled(image: np.ndarray, label: np.ndarray, source: Source) -> Cell:
 
 
 def label_text(label: np.ndarray, class_names: Iterable[str]) -> str:
-    """Names the classes of a label, float32 [K], one a line, the heaviest first; weights if blended."""
+    """Names the classes of a label, float32 [K], the heaviest first, one a line."""
     order = [index for index in np.argsort(-label, kind="stable") if label[index] >= _LEAST_WEIGHT]
     names = list(class_names)
     parts = [names[index] for index in order[:_SHOWN_LABELS]]

@@ -60,7 +60,7 @@ class DataConfig:
     max_bad_share: float = setting(0.01, least=0, below=1)  # Ours: on_error=skip fails above it.
     max_pixels: int = setting(100_000_000, least=1)  # Ours: larger images count as unreadable.
     memory_mb: int = setting(1024, least=1)  # Ours: MiB that shuffling may hold.
-    fast_decode: bool = False  # Ours: of JPEG in training, pixels a few levels off.
+    fast_decode: bool = False  # Ours: of large JPEGs, 2 to 7 levels off.
     ibase: int | None = setting(128, least=1)  # Pixels in the first stage; None: half the last.
     augname: str | None = setting("randaug", choices=(*POLICIES, *FINE_TUNING_POLICIES))
     op_set: str = setting("official", choices=OP_SETS)  # Ours: bug for bug, or mended.

@@ -40,7 +40,7 @@ def parse_overrides(text: str) -> list[Assignment]:
     Raises: UserError for an item that is neither, or a file that cannot be read.
     """
     assignments: list[Assignment] = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    for item in filter(None, (part.strip() for part in _split(text))):
         key, equals, value = item.partition("=")
         if item.endswith((".yaml", ".yml")) and (not equals or "/" in key):
             assignments += read_yaml(item)
@@ -53,6 +53,18 @@ def parse_overrides(text: str) -> list[Assignment]:
 
 class _Text(str):
     """A value typed on the command line, to be read as its key's type."""
+
+
+def _split(text: str) -> list[str]:
+    """Splits at commas outside of parentheses, such as those of `data.extra_augment`."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def read_yaml(path: str) -> list[Assignment]:

@@ -31,6 +31,14 @@ def changed(overrides, section, name):
         ("model.width_coefficient=2", "model", "width_coefficient", 2.0),
         (" train.epochs = 3 ,, train.stages=2,", "train", "epochs", 3),
         ("train.epochs=3,train.epochs=4", "train", "epochs", 4),
+        ("data.multiclass=true", "data", "multiclass", True),
+        ("data.multiclass=False", "data", "multiclass", False),
+        (
+            "data.extra_augment=A(b=1,c=(2,3))+D,train.epochs=3",
+            "data",
+            "extra_augment",
+            "A(b=1,c=(2,3))+D",
+        ),
     ],
 )
 def test_text_is_read_as_the_type_of_its_key(text, section, name, value):

@@ -13,7 +13,7 @@ from efficientnetv2.weights.pretrained import (
     list_pretrained,
 )
 from hparams import UserError
-from hparams.config import EVAL_CROPS, RESIZE_METHODS
+from hparams.data_config import EVAL_CROPS, RESIZE_METHODS
 
 V2 = [f"efficientnetv2-{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l", "xl")]
 V1 = [f"efficientnet-b{number}" for number in range(9)]
