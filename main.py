@@ -51,7 +51,7 @@ flags.DEFINE_string("tpu", None, "Name or address of the TPU, with --strategy=tp
 flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
 flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
-flags.DEFINE_string("output_dir", None, "With profile, preview, prepare, check_data: where files go.")
+flags.DEFINE_string("output_dir", None, "With profile, preview, prepare, check_data: the output.")
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 
