@@ -33,14 +33,14 @@ def _beta(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tens
 def draw_mixup(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tensor:
     """Draws how much each example keeps of itself: max(l, 1 - l), l from Beta(alpha, alpha).
 
-    Shapes: seed int64 [2] -> float32 [B] in [0.5, 1]; all ones if alpha is 0.
+    Shapes: seed int64 [2] -> float32 [B] in [0.5, 1], multiples of 1/256; all ones if alpha is 0.
     Raises: UserError if alpha is negative.
     """
     _check_alpha("Mixup", alpha)
     if alpha == 0:
         return tf.ones([batch_size], tf.float32)
     share = _beta(batch_size, alpha, seed)
-    return tf.cast(tf.maximum(share, 1.0 - share), tf.float32)
+    return tf.cast(tf.round(tf.maximum(share, 1.0 - share) * 256.0) / 256.0, tf.float32)
 
 
 def apply_mixup(
@@ -48,19 +48,18 @@ def apply_mixup(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends example i with example B - 1 - i; a weight of 1 leaves the example as it is.
 
-    Shapes: images [B, H, W, 3] uint8 or float, labels float32 [B, K], weights float32 [B]
-        -> images and labels of the same shapes and types; rows of labels keep their sum.
-    Deviates: the official code blends normalised floats; uint8 images are blended in float32
-        and rounded to the nearest level (at most half a level off).
+    Shapes: images uint8 [B, H, W, 3], labels float32 [B, K], weights float32 [B], multiples of
+        1/256 in [0, 1] -> images and labels of the same shapes; rows of labels keep their sum.
+    Deviates: the official code blends normalised floats with any weight; here bytes are blended
+        exactly and rounded to the nearest level. Integers move half as much memory as floats.
     """
-    weights = tf.cast(weights, tf.float32)[:, tf.newaxis]
-    flat = tf.reshape(images, [tf.shape(images)[0], -1])  # Long rows: fast.
-    own, partner = tf.cast(flat, tf.float32), tf.cast(_mirrored(flat), tf.float32)
-    blended = partner + weights * (own - partner)
-    if not images.dtype.is_floating:
-        blended = blended + 0.5  # Casts cut off.
-    blended = tf.reshape(tf.cast(blended, images.dtype), tf.shape(images))
-    return tf.ensure_shape(blended, images.shape), _blend_labels(labels, weights)
+    weights = tf.convert_to_tensor(weights, tf.float32)
+    parts = tf.cast(tf.round(weights * 256.0), tf.uint16)[:, tf.newaxis]
+    own = tf.cast(tf.reshape(images, [tf.shape(images)[0], -1]), tf.uint16)  # Long rows: fast.
+    blended = own * parts + _mirrored(own) * (256 - parts) + 128  # At most 2^16 - 128.
+    upper_bytes = tf.bitcast(tf.reshape(blended, [-1]), tf.uint8)[:, 1]  # A division by 256.
+    blended = tf.ensure_shape(tf.reshape(upper_bytes, tf.shape(images)), images.shape)
+    return blended, _blend_labels(labels, weights[:, tf.newaxis])
 
 
 def draw_cutmix(

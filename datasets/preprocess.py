@@ -230,9 +230,11 @@ def preprocess_train(
         return _cut(image, window_of(tf.shape(image)[:2]))
 
     image = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
-    image = _to_uint8(RESIZE_METHODS[resize_method](image, image_size))
+    image = RESIZE_METHODS[resize_method](image, image_size)
+    # What is interpolated linearly stays in [0, 255].
+    image = tf.cast(image + 0.5, tf.uint8) if resize_method == "bilinear" else _to_uint8(image)
     image = tf.ensure_shape(image, [image_size, image_size, 3])
     if flip:
         mirrored = tf.random.stateless_uniform([], seed + _FLIP) < 0.5
-        image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, mirrored, False]))
+        image = tf.cond(mirrored, lambda: tf.reverse(image, axis=[1]), lambda: image)
     return image
