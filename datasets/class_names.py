@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from hparams import UserError, imagenet_class_names
+from hparams import UserError, imagenet_class_names, names_in
 
 IMAGENET = "imagenet"  # As a label file: the built-in names of ImageNet-1k.
 
@@ -43,15 +43,19 @@ def read_label_file(path: str) -> tuple[str, ...]:
     """
     if path == IMAGENET:
         return imagenet_class_names()
+    return names_in(read_text(path, f"data.label_file={path}"), path)
+
+
+def read_text(path: str, name: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises: UserError, calling the file `name`, if it cannot be read or is no such text.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")  # With or without a byte order mark.
+            return file.read().decode("utf-8-sig")
     except tf.errors.OpError as error:
         reason = " ".join(str(error.message).split())
-        raise UserError(f"cannot read data.label_file={path}: {reason}") from error
+        raise UserError(f"cannot read {name}: {reason}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"data.label_file={path} is no text in UTF-8") from error
-    names = tuple(line.strip() for line in text.removesuffix("\n").split("\n"))
-    if "" in names:
-        raise UserError(f"{path} has no class name in line {names.index('') + 1}")
-    return names
+        raise UserError(f"{name} is no text in UTF-8; save it as UTF-8") from error

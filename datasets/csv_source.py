@@ -22,7 +22,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from datasets.class_names import class_names_of
+from datasets.class_names import class_names_of, read_text
 from datasets.folder import VALIDATION_NAMES, held_out
 from datasets.indexed import make_indexed_source
 from datasets.sources import Source
@@ -114,14 +114,7 @@ def _existing(root: str, names: Sequence[str]) -> str | None:
 
 def _read_rows(path: str, multiclass: bool) -> list[_Row]:
     """Raises: UserError if the file cannot be read, or a row has no path or no label."""
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")  # With or without a byte order mark.
-    except tf.errors.OpError as error:
-        reason = " ".join(str(error.message).split())
-        raise UserError(f"cannot read {path}: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8; save it as UTF-8") from error
+    text = read_text(path, path)
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     path_column, label_column = 0, 1
     rows: list[_Row] = []

@@ -8,7 +8,7 @@ import yaml
 from hparams.config import Config, DataConfig, ModelConfig, check_config
 from hparams.dataset_presets import dataset_cfg_of, dataset_layer, planned_images
 from hparams.errors import UserError
-from hparams.labels import imagenet_class_names
+from hparams.labels import imagenet_class_names, names_in
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from hparams.presets import MODELS, model_layer
 from hparams.stages import Stage, make_stages, stage_at, stage_table
@@ -26,6 +26,7 @@ __all__ = [
     "imagenet_class_names",
     "load_config",
     "make_stages",
+    "names_in",
     "nearest",
     "planned_images",
     "save_config",

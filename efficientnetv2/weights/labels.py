@@ -1,6 +1,6 @@
 """Class names for weights that do not carry their own."""
 
-from hparams import UserError, imagenet_class_names
+from hparams import UserError, imagenet_class_names, names_in
 
 IMAGENET = "imagenet"  # The 1000 names of ImageNet-1k.
 
@@ -19,7 +19,4 @@ def read_labels(source: str) -> tuple[str, ...]:
         raise UserError(f"cannot read class names from {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is no text in UTF-8; give a class name per line") from error
-    names = tuple(line.strip() for line in text.removesuffix("\n").split("\n"))
-    if "" in names:
-        raise UserError(f"{source} has no class name in line {names.index('') + 1}")
-    return names
+    return names_in(text, source)
