@@ -119,11 +119,19 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
 
 
 def stage_table(stages: Sequence[Stage]) -> str:
-    """Returns the stages as an aligned table, for `--dry_run` and the start of a run."""
-    rows = [("stage", "epochs", "steps", "size", "batch", "magnitude", "mixup", "dropout")]
+    """Returns the stages as an aligned table, for `--dry_run` and the start of a run.
+
+    A column for CutMix only if a stage has it.
+    """
+    rows = [
+        ("stage", "epochs", "steps", "size", "batch", "magnitude", "mixup", "cutmix", "dropout")
+    ]
     for s in stages:
         numbers = (s.index + 1, f"{s.epochs:.1f}", s.steps, s.image_size, s.batch_size)
-        strengths = (f"{s.ram:.2f}", f"{s.mixup_alpha:.3f}", f"{s.dropout_rate:.3f}")
-        rows.append(tuple(map(str, numbers + strengths)))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows)
+        mixing = (f"{s.mixup_alpha:.3f}", f"{s.cutmix_alpha:.3f}")
+        rows.append(tuple(map(str, (*numbers, f"{s.ram:.2f}", *mixing, f"{s.dropout_rate:.3f}"))))
+    columns = list(zip(*rows))
+    if not any(s.cutmix_alpha for s in stages):
+        del columns[rows[0].index("cutmix")]
+    aligned = ([cell.rjust(max(map(len, column))) for cell in column] for column in columns)
+    return "\n".join("  ".join(row) for row in zip(*aligned))

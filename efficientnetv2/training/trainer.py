@@ -180,6 +180,7 @@ class _Window:
             "image_size": self.stage.image_size,
             "ram": self.stage.ram,
             "mixup_alpha": self.stage.mixup_alpha,
+            "cutmix_alpha": self.stage.cutmix_alpha,
             "dropout_rate": self.stage.dropout_rate,
         }
 

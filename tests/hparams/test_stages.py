@@ -1,5 +1,7 @@
 """The stage schedule: the paper's and the official tables, ends, contiguity, what cannot be."""
 
+import dataclasses
+
 import pytest
 
 from hparams import Stage, UserError, get_config, make_stages, stage_at, stage_table
@@ -196,3 +198,12 @@ def test_table_shows_every_stage_aligned():
         "    1     2.2     12   128     64       5.00  0.125    0.100",
         "    2     2.0   1000   300     64      15.00  0.500    0.300",
     ]
+    with_cutmix = stage_table([stage, dataclasses.replace(later, cutmix_alpha=0.4)]).splitlines()
+    assert with_cutmix[0].split()[-3:] == ["mixup", "cutmix", "dropout"]
+    assert with_cutmix[2].split()[-3:] == ["0.500", "0.400", "0.300"]
+
+
+def test_the_official_schedule_raises_cutmix_with_mixup():
+    stages = plan("m", "official")
+    assert column(stages, "cutmix_alpha") == column(stages, "mixup_alpha") == third(0, 0.2)
+    assert column(plan("m"), "cutmix_alpha") == [0.0] * 4
