@@ -31,7 +31,9 @@ def preview() -> None:
 
     source = datasets.open_source(config.data, "train", config.train.seed)
     config = datasets.with_source_facts(config, {"train": source})
-    stages = hparams.make_stages(config)
+    # Strengths do not depend on the batch; a small data set is to be looked at before it is tuned.
+    batch = min(config.train.batch_size, source.num_examples)
+    stages = hparams.make_stages(hparams.with_values(config, train__batch_size=batch))
     if config.data.extra_augment:
         parse_extra_augment(config.data.extra_augment)  # Raises before anything is drawn.
     make_folder(FLAGS.output_dir)

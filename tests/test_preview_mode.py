@@ -52,7 +52,7 @@ def test_another_source_and_fewer_images(answer, tmp_path):
         "--mode=preview",
         "--dataset_cfg=csv",
         f"--data_dir={tmp_path}",
-        f"--hparam_str={SETTINGS},data.eval_fraction=0.3",
+        f"--hparam_str={SETTINGS},data.eval_fraction=0.3,train.batch_size=4096",
         f"--output_dir={tmp_path}/out",
     )
     assert (result["images"], result["stages"]) == (3, 2)  # The others are held out.
