@@ -1,6 +1,6 @@
 """How many images a second the input pipeline gives, beside what it cannot be faster than.
 
-    python -m benchmarks.input_pipeline --photos=FOLDER [--sizes=128,224] [--only=floor,ours]
+    python -m benchmarks.input_pipeline --photos=FOLDER [--sizes=128,224] [--only="keras*,ours*"]
 
 FOLDER holds JPEG photos in one folder per class. Each figure is the median of several rounds; a
 round measures every pipeline for the same short time, one after the other, so that what else the
@@ -8,6 +8,7 @@ machine does falls on all of them. Prints a table and writes JSON with --json.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import statistics
@@ -36,9 +37,10 @@ def run(files: list[str], sizes: list[int], options) -> dict:
     from benchmarks.pipelines import installed
 
     wanted = options.only.split(",")
-    pipelines = {k: v for k, v in installed().items() if any(word in k for word in wanted)}
-    floor = next(iter(installed().items()))
-    pipelines = dict([floor]) | pipelines
+    found = installed()
+    chosen = [name for name in found if any(fnmatch.fnmatch(name, word) for word in wanted)]
+    floor = next(iter(found))
+    pipelines = {name: found[name] for name in dict.fromkeys([floor, *chosen])}
     results: dict = {}
     for size in sizes:
         rates: dict = {name: [] for name in pipelines}
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="words of the names to measure")
+    parser.add_argument("--only", default="*", help="patterns of the names to measure")
     parser.add_argument("--json", help="where to write the figures")
     options = parser.parse_args()
     endings = (".jpg", ".jpeg")

@@ -117,12 +117,12 @@ def installed() -> dict[str, Callable]:
     """Name -> (files, size, batch) -> batches; the first is what the others are compared with."""
     found = {
         "decode+crop+resize+flip": floor,
-        "ours, no augmentation": ours("data.augname=null"),
-        "ours, RandAugment": ours("data.augname=randaug"),
-        "ours, RandAugment+Mixup": ours("data.augname=randaug,data.mixup_alpha=0.2"),
-        "ours, RandAugment+CutMix": ours("data.augname=randaug,data.cutmix_alpha=0.2"),
-        "ours, AutoAugment": ours("data.augname=autoaug"),
-        "ours, RandAugment corrected": ours("data.augname=randaug,data.op_set=corrected"),
+        "ours: no augmentation": ours("data.augname=null"),
+        "ours: RandAugment": ours("data.augname=randaug"),
+        "ours: RandAugment+Mixup": ours("data.augname=randaug,data.mixup_alpha=0.2"),
+        "ours: RandAugment+CutMix": ours("data.augname=randaug,data.cutmix_alpha=0.2"),
+        "ours: AutoAugment": ours("data.augname=autoaug"),
+        "ours: RandAugment corrected": ours("data.augname=randaug,data.op_set=corrected"),
         "keras_cv RandAugment+MixUp": keras_cv_layers,
     }
     if importlib.util.find_spec("torchvision"):
