@@ -79,14 +79,7 @@ def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
 
     Raises: UserError if a number that was set differs from what the source has.
     """
-    any_source = next(iter(sources.values()))
-    if any_source.multi_label != config.data.multiclass:
-        many = "any number of labels" if any_source.multi_label else "one label"
-        raise UserError(
-            f"data.multiclass={str(config.data.multiclass).lower()}, but each example of the data "
-            f"has {many}; set data.multiclass={str(any_source.multi_label).lower()}"
-        )
-    facts = {"data__num_classes": len(any_source.class_names)}
+    facts = {"data__num_classes": len(next(iter(sources.values())).class_names)}
     for split, source in sources.items():
         facts[f"data__splits__{split}__num_images"] = source.num_examples
     for key, found in facts.items():
