@@ -23,6 +23,7 @@ def check_data() -> None:
     import tensorflow as tf
     from tqdm import tqdm
 
+    from datasets.atomic import make_folder, write_text
     from datasets.checking import check_splits
     from datasets.findings import count_kinds, findings_table
 
@@ -54,11 +55,10 @@ def check_data() -> None:
         "kinds": count_kinds(check.findings),
     }
     if FLAGS.output_dir:
-        tf.io.gfile.makedirs(FLAGS.output_dir)
-        path = tf.io.gfile.join(FLAGS.output_dir, FILE_NAME)
+        make_folder(FLAGS.output_dir)
         found = [finding._asdict() for finding in check.findings]
-        with tf.io.gfile.GFile(path, "w") as file:
-            json.dump({**values, "class_counts": check.class_counts, "findings": found}, file)
+        content = {**values, "class_counts": check.class_counts, "findings": found}
+        write_text(tf.io.gfile.join(FLAGS.output_dir, FILE_NAME), json.dumps(content))
     report(values)
     if errors:
         sys.exit(1)
