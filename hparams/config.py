@@ -6,18 +6,19 @@ The keys keep the names of the official code where it has one (`train.lr_base`, 
 
 import dataclasses
 import math
+import re
 import types
 import typing
 
 from hparams.data_config import DataConfig
 from hparams.errors import UserError
 from hparams.setting import setting
+from hparams.train_config import TrainConfig
 
 ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
-SCHEDULES = ("paper", "official", "fixed")
+FEW_IMAGES = 20_000  # Up to so many BatchNorm is frozen in fine-tuning.
+BEST_METRICS = ("loss", "top1", "top5", "hit_at_1", "hit_at_5", "global_ap")
 NORMALIZATIONS = ("centered", "inception", "imagenet")
-LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
-LOSS_TYPES = ("softmax", "sigmoid", "custom")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,35 +43,14 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Length, stages and optimisation."""
-
-    batch_size: int = setting(4096, least=1)  # Global, over all replicas.
-    epochs: int = setting(350, least=1)
-    min_steps: int = setting(0, least=0)
-    stages: int = setting(4, least=1)
-    schedule: str = setting("paper", choices=SCHEDULES)  # Ours.
-    isize: int | float = setting(300, above=0)  # Pixels; up to 16 a ratio to `eval.isize`.
-    label_smoothing: float = setting(0.1, least=0, below=1)
-    loss_type: str = setting("softmax", choices=LOSS_TYPES)
-    lr_base: float = setting(0.016, above=0)  # For a batch of 256.
-    lr_sched: str = setting("exponential", choices=LR_SCHEDULES)
-    lr_decay_epoch: float = setting(2.4, above=0)
-    lr_decay_factor: float = setting(0.97, above=0, most=1)
-    lr_warmup_epoch: float = setting(5.0, least=0)
-    lr_min: float = setting(0.0, least=0)
-    weight_decay: float = setting(1e-5, least=0)
-    ema_decay: float = setting(0.9999, least=0, below=1)  # 0 turns the average off.
-    seed: int = setting(0, least=0, below=2**30)  # Ours: every random draw follows from it.
-
-
-@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Evaluation; the batch size changes the speed, never the result."""
 
     batch_size: int = setting(64, least=1)
     isize: int = setting(384, least=1)  # Pixels.
     every_epochs: int = setting(1, least=1)  # Ours: how often `traineval` evaluates.
+    best_metric: str | None = setting(None, choices=BEST_METRICS)  # Ours: keep the best by it.
+    patience: int | None = setting(None, least=1)  # Ours: evaluations without a better one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +83,21 @@ class Config:
         if self.train.isize > 16:
             return int(self.train.isize)
         return int(self.eval.isize * self.train.isize) // 16 * 16
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether BatchNorm keeps its statistics: by default when fine-tuning on few images."""
+        if self.train.freeze_bn is not None:
+            return self.train.freeze_bn
+        images = self.data.splits.train.num_images
+        return self.train.ft_init_ckpt is not None and (images or 0) <= FEW_IMAGES
+
+    @property
+    def adapts_regularization(self) -> bool:
+        """Whether strengths rise over the stages; by default as the schedule's source has it."""
+        if self.train.adaptive_regularization is not None:
+            return self.train.adaptive_regularization
+        return self.train.schedule in ("paper", "official")
 
 
 def value_types(hint) -> tuple[type, ...]:
@@ -137,14 +132,14 @@ def check_value(key: str, field: dataclasses.Field, value) -> None:
 def _ramps(config: Config) -> list[tuple[str, float, str, float]]:
     """What rises over the stages: key and value in the first stage, key and value in the last."""
     data, model, train = config.data, config.model, config.train
-    if train.schedule == "fixed" or train.stages == 1:
+    if not config.adapts_regularization or train.stages == 1:
         return []
     ramps = [
         ("data.ram_base", data.ram_base, "data.ram", data.ram),
         ("data.mixup_base", data.mixup_base, "data.mixup_alpha", data.mixup_alpha),
         ("data.cutmix_base", data.cutmix_base, "data.cutmix_alpha", data.cutmix_alpha),
     ]
-    if train.schedule == "paper":  # The official schedule keeps dropout constant.
+    if train.schedule != "official":  # Which keeps dropout constant.
         dropout = ("model.dropout_base", model.dropout_base)
         ramps.append((*dropout, "model.dropout_rate", model.dropout_rate))
     return ramps if data.augname and "ra" in data.augname else ramps[1:]
@@ -172,8 +167,32 @@ def check_config(config: Config) -> Config:
                 f"{base_key}={base_value} must be at most {end_key}={end}: strengths rise from "
                 f"stage to stage; lower {base_key} or raise {end_key}"
             )
+    _check_train(config)
     if config.data.ds_name == "folder" and config.data.data_dir is None:
         raise UserError("data.data_dir is needed for a folder of images; add --data_dir=PATH")
     if config.data.ds_name == "tfds" and config.data.tfds_name is None:
         raise UserError("data.tfds_name is needed; write --dataset_cfg=tfds:NAME")
     return config
+
+
+def _check_train(config: Config) -> None:
+    """Raises: UserError for settings of the training that contradict each other."""
+    train = config.train
+    if train.schedule == "random" and train.stage_batch == "memory":
+        raise UserError(
+            "train.stage_batch=memory needs stages of one size each, which train.schedule=random "
+            "does not have; drop one"
+        )
+    if train.batch_size % train.accumulate_steps:
+        raise UserError(
+            f"train.batch_size={train.batch_size} must be a multiple of "
+            f"train.accumulate_steps={train.accumulate_steps}"
+        )
+    if config.eval.patience is not None and config.eval.best_metric is None:
+        raise UserError("eval.patience needs eval.best_metric, such as eval.best_metric=top1")
+    for key in ("weight_decay_exclude", "varsexp", "freeze"):
+        pattern = getattr(train, key)
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise UserError(f"train.{key}={pattern!r} is no regular expression: {error}") from error

@@ -1,6 +1,8 @@
 """The stages of progressive learning: a pure function of the config."""
 
 import dataclasses
+import hashlib
+import math
 from collections.abc import Sequence
 
 from hparams.config import Config
@@ -11,7 +13,8 @@ from hparams.errors import UserError
 class Stage:
     """A part of a run at one image size and one strength of regularisation.
 
-    Units: steps (end exclusive), pixels; `dropout_rate` is a probability of dropping.
+    Units: steps (end exclusive), pixels; `dropout_rate` is a probability of dropping. A stage of
+    the schedule `random` has `variants`, stages too, of which each step draws one.
     """
 
     index: int
@@ -24,14 +27,37 @@ class Stage:
     mixup_alpha: float
     dropout_rate: float
     cutmix_alpha: float = 0.0
+    first_record: int = 0  # Training images that steps before this stage have seen.
+    draw: tuple[int, int, int] | None = None  # Of a variant: its index, how many, the seed.
+    variants: tuple["Stage", ...] = ()
 
     @property
     def steps(self) -> int:
         return self.end_step - self.first_step
 
+    def records_before(self, step: int) -> int:
+        """Training images that the run has seen before a step of this stage, or its end."""
+        return self.first_record + (step - self.first_step) * self.batch_size
+
+    def has_step(self, step: int) -> bool:
+        """Whether a step is of this stage, and, of a variant, draws it."""
+        inside = self.first_step <= step < self.end_step
+        return inside and (self.draw is None or _drawn(step, *self.draw[1:]) == self.draw[0])
+
+    def variant_at(self, step: int) -> "Stage":
+        """The variant that a step draws; the stage itself if it has none."""
+        if not self.variants:
+            return self
+        return self.variants[_drawn(step, *self.variants[0].draw[1:])]
+
+
+def _drawn(step: int, count: int, seed: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count
+
 
 def total_steps(config: Config) -> int:
-    """Length of a run in steps.
+    """Length of a run in steps of `train.batch_size` images.
 
     Raises: UserError if the number of training images is not known or gives no step.
     Source: official `max(min_steps, epochs * num_images // batch_size)`.
@@ -50,48 +76,79 @@ def total_steps(config: Config) -> int:
 
 
 def make_stages(config: Config) -> tuple[Stage, ...]:
-    """Splits a run into `train.stages` parts of rising image size and regularisation.
+    """Splits a run into `train.stages` parts of image sizes and strengths of regularisation.
 
     Raises: UserError if the run cannot be planned (see `total_steps`).
-    Source: `paper`: Algorithm 1 and section 4.2, S0 + (Se - S0) * i / (M - 1), the integer part for
-    the size; `official`: sizes of S0 + (Se - S0) * (i + 1) / M, constant dropout; `fixed`: the end
-    values throughout. A single stage has the end values.
+    Source: `train.schedule`:
+      `paper`: Algorithm 1 and section 4.2, S0 + (Se - S0) * i / (M - 1), the integer part for the
+        size; strengths rise alike. A single stage has the end values.
+      `official`: sizes of S0 + (Se - S0) * (i + 1) / M; strengths rise, dropout is constant.
+      `resize`: the paper's sizes, constant strengths (Howard 2018; Table 13).
+      `random`: each step draws one of the paper's sizes (Hoffer 2019; Table 13).
+      `fixed`: the end size throughout, constant strengths.
+    `train.adaptive_regularization` true lets strengths rise with any of them (of `random`: with
+    the size that was drawn), false keeps them at their end.
+    `train.stage_batch=memory` raises the batch of small sizes, so that a step has about as many
+    pixels as one of the last stage; the learning rate follows.
     """
     count, steps = config.train.stages, total_steps(config)
-    images = config.data.splits.train.num_images
-    bounds = [steps * i // count for i in range(count + 1)]
-    stages = []
-    for index, (first, end) in enumerate(zip(bounds, bounds[1:])):
-        size, ram, mixup, dropout, cutmix = _strength(config, index)
-        epochs = (end - first) * config.train.batch_size / images
-        stages.append(
-            Stage(
-                index,
-                first,
-                end,
-                epochs,
-                size,
-                config.train.batch_size,
-                ram,
-                mixup,
-                dropout,
-                cutmix,
-            )
-        )
+    if config.train.schedule == "random":
+        rows = [_stage(config, i, 0, steps, 0) for i in range(count)]
+        draws = [(i, count, config.train.seed) for i in range(count)]
+        variants = (dataclasses.replace(r, index=0, draw=d) for r, d in zip(rows, draws))
+        return (dataclasses.replace(rows[-1], index=0, variants=tuple(variants)),)
+    stages, step, record = [], 0, 0
+    for index in range(count):
+        end_record = steps * (index + 1) // count * config.train.batch_size
+        batch = _batch_size(config, index)
+        end = step + max(1, round((end_record - record) / batch))
+        stages.append(_stage(config, index, step, end, record))
+        step, record = end, stages[-1].records_before(end)
     return tuple(stages)
+
+
+def _stage(config: Config, index: int, first_step: int, end_step: int, first_record: int) -> Stage:
+    size, ram, mixup, dropout, cutmix = _strength(config, index)
+    batch = _batch_size(config, index)
+    epochs = (end_step - first_step) * batch / config.data.splits.train.num_images
+    return Stage(
+        index,
+        first_step,
+        end_step,
+        epochs,
+        size,
+        batch,
+        ram,
+        mixup,
+        dropout,
+        cutmix,
+        first_record,
+    )
+
+
+def _batch_size(config: Config, index: int) -> int:
+    """The batch of a stage: a multiple of the largest power of two in `train.batch_size`."""
+    batch = config.train.batch_size
+    if config.train.stage_batch == "same":
+        return batch
+    unit = math.gcd(batch, 64)
+    return int(batch * (config.train_size / _strength(config, index)[0]) ** 2) // unit * unit
 
 
 def _strength(config: Config, index: int) -> tuple[int, float, float, float, float]:
     """Returns a stage's image size, magnitude, Mixup alpha, dropout rate and CutMix alpha."""
-    data, model, count = config.data, config.model, config.train.stages
+    data, model, train = config.data, config.model, config.train
     last_size = config.train_size
     first_size = last_size // 2 if data.ibase is None else data.ibase
-    ramp = (index, count - 1) if count > 1 else (1, 1)  # A fraction, so that ends are exact.
-    size_ramp, dropout_base = ramp, model.dropout_base
-    if config.train.schedule == "official":
-        size_ramp, dropout_base = (index + 1, count), model.dropout_rate
-    elif config.train.schedule == "fixed":
-        ramp = size_ramp = (1, 1)
+    end = (1, 1)  # Fractions, so that ends are exact.
+    rising = (index, train.stages - 1) if train.stages > 1 else end
+    size_ramp = rising
+    if train.schedule == "official":
+        size_ramp = (index + 1, train.stages)
+    elif train.schedule == "fixed":
+        size_ramp = end
+    ramp = rising if config.adapts_regularization else end
+    dropout_base = model.dropout_rate if train.schedule == "official" else model.dropout_base
     size = first_size + (last_size - first_size) * size_ramp[0] // size_ramp[1]
     return (
         size,
@@ -121,17 +178,22 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
 def stage_table(stages: Sequence[Stage]) -> str:
     """Returns the stages as an aligned table, for `--dry_run` and the start of a run.
 
-    A column for CutMix only if a stage has it.
+    A column for CutMix only if a stage has it. Variants are rows, with a line that says so.
     """
     rows = [
         ("stage", "epochs", "steps", "size", "batch", "magnitude", "mixup", "cutmix", "dropout")
     ]
-    for s in stages:
-        numbers = (s.index + 1, f"{s.epochs:.1f}", s.steps, s.image_size, s.batch_size)
+    drawn = [variant for stage in stages for variant in stage.variants]
+    for number, s in enumerate(drawn or stages, 1):
+        share = len(drawn) or 1
+        numbers = (number, f"{s.epochs / share:.1f}", s.steps // share, s.image_size, s.batch_size)
         mixing = (f"{s.mixup_alpha:.3f}", f"{s.cutmix_alpha:.3f}")
         rows.append(tuple(map(str, (*numbers, f"{s.ram:.2f}", *mixing, f"{s.dropout_rate:.3f}"))))
     columns = list(zip(*rows))
     if not any(s.cutmix_alpha for s in stages):
         del columns[rows[0].index("cutmix")]
     aligned = ([cell.rjust(max(map(len, column))) for cell in column] for column in columns)
-    return "\n".join("  ".join(row) for row in zip(*aligned))
+    lines = ["  ".join(row) for row in zip(*aligned)]
+    if drawn:
+        lines.append(f"each of the {stages[0].steps} steps draws one of these rows")
+    return "\n".join(lines)

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.training.eval_steps import make_eval_step
 from efficientnetv2.training.multilabel import multi_label_scores
 from efficientnetv2.training.run_log import Counter
-from efficientnetv2.training.steps import make_eval_step
 from hparams import UserError
 
 THRESHOLDS = 200  # Of the precision-recall curve. Source: official.

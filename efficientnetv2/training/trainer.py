@@ -108,7 +108,7 @@ class Trainer:
         batches = self.strategy.experimental_distribute_dataset(make_dataset(stage, self.step))
         window = _Window(stage, progress)
         for features, labels in batches:
-            rate = learning_rate_at(self.config, self.step, self.stages[-1].end_step)
+            rate = learning_rate_at(self.config, self.stages, self.step)
             self.optimizer.learning_rate = rate
             window.add(train_step(features, labels, tf.constant(self.step, tf.int64)))
             self.step += 1

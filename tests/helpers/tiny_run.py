@@ -74,10 +74,10 @@ def run_until_killed(model_dir: str, last_step: int) -> None:
     """Starts a run that ends with SIGKILL when step `last_step` is about to be made."""
     learning_rate_at = trainer.learning_rate_at
 
-    def killing(config, step, total_steps):
+    def killing(config, stages, step):
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return learning_rate_at(config, step, total_steps)
+        return learning_rate_at(config, stages, step)
 
     trainer.learning_rate_at = killing
     make_trainer(model_dir).train(make_batches, make_examples)

@@ -115,7 +115,10 @@ def test_yaml_path_may_hold_an_equals_sign(tmp_path):
         ("train.lr_min=inf", "train.lr_min must be finite, got inf"),
         ("data.ram=31", "data.ram must be at most 30, got 31.0"),
         ("model.dropout_rate=1", "model.dropout_rate must be below 1, got 1.0"),
-        ("train.schedule=papr", "train.schedule must be one of paper, official, fixed, got 'papr'"),
+        (
+            "train.schedule=papr",
+            "train.schedule must be one of paper, official, resize, random, fixed, got 'papr'",
+        ),
         ("model.stem_stride=3", "model.stem_stride must be one of 1, 2, got 3"),
         ("train", "--hparam_str item 'train' must be key=value or a .yaml file"),
     ],

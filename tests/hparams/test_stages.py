@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hparams import Stage, UserError, get_config, make_stages, stage_at, stage_table
-from hparams.config import SCHEDULES
+from hparams.train_config import SCHEDULES
 
 
 def plan(model="s", schedule="paper", more=""):
@@ -115,7 +115,10 @@ def test_without_randaugment_the_magnitude_is_zero():
     assert column(plan("s", "paper", "data.augname=none"), "ram") == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+IN_TURN = [schedule for schedule in SCHEDULES if schedule != "random"]
+
+
+@pytest.mark.parametrize("schedule", IN_TURN)
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_stages_are_contiguous_and_of_whole_numbers(schedule, count):
     more = f"train.stages={count},train.epochs=7,train.batch_size=1000"
@@ -135,10 +138,9 @@ def test_stages_are_contiguous_and_of_whole_numbers(schedule, count):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_single_stage_has_the_end_values(schedule):
     end = {"paper": (380, 25.0, 0.5, 0.5), "official": (384, 20.0, 0.5, 0.4)}
-    end["fixed"] = end["paper"]
     (stage,) = plan("l", schedule, "train.stages=1")
     strength = (stage.image_size, stage.ram, stage.mixup_alpha, stage.dropout_rate)
-    assert strength == end[schedule]
+    assert strength == end.get(schedule, end["paper"])
 
 
 def test_eight_stages_rise_evenly():
@@ -207,3 +209,58 @@ def test_the_official_schedule_raises_cutmix_with_mixup():
     stages = plan("m", "official")
     assert column(stages, "cutmix_alpha") == column(stages, "mixup_alpha") == third(0, 0.2)
     assert column(plan("m"), "cutmix_alpha") == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("schedule", "adapts", "sizes", "dropouts"),
+    [
+        ("paper", "none", (128, 300), (0.1, 0.3)),
+        ("paper", "false", (128, 300), (0.3, 0.3)),
+        ("resize", "none", (128, 300), (0.3, 0.3)),
+        ("resize", "true", (128, 300), (0.1, 0.3)),
+        ("fixed", "none", (300, 300), (0.3, 0.3)),
+        ("fixed", "true", (300, 300), (0.1, 0.3)),
+        ("official", "none", (171, 300), (0.2, 0.2)),
+    ],
+)
+def test_adaptive_regularization_is_one_flag(schedule, adapts, sizes, dropouts):
+    stages = plan("s", schedule, f"train.adaptive_regularization={adapts}")
+    assert (stages[0].image_size, stages[-1].image_size) == sizes
+    assert (stages[0].dropout_rate, stages[-1].dropout_rate) == pytest.approx(dropouts)
+    magnitudes = column(stages, "ram")
+    rises = adapts == "true" or schedule in ("paper", "official") and adapts == "none"
+    assert (magnitudes[0] < magnitudes[-1]) == rises
+    if not rises:
+        assert len(set(magnitudes)) == 1
+
+
+@pytest.mark.parametrize("adapts", ["true", "none"])
+def test_random_draws_one_of_the_papers_sizes_for_each_step(adapts):
+    more = f"train.adaptive_regularization={adapts}"
+    (stage,) = plan("s", "random", more)
+    paper = plan("s", "paper", more if adapts == "true" else "train.adaptive_regularization=false")
+    for name in ("image_size", "ram", "mixup_alpha", "dropout_rate"):
+        assert column(stage.variants, name) == column(paper, name)
+    steps = range(4000)
+    drawn = [stage.variant_at(step) for step in steps]
+    for variant in stage.variants:
+        assert 800 < drawn.count(variant) < 1200
+        assert [s for s in steps if variant.has_step(s)] == [
+            s for s in steps if drawn[s] is variant
+        ]
+    (other,) = plan("s", "random", f"{more},train.seed=1")
+    assert [other.variant_at(s).image_size for s in steps] != [d.image_size for d in drawn]
+    assert stage_table((stage,)).count("\n") == 5
+
+
+def test_a_batch_per_stage_holds_the_pixels_and_the_epochs():
+    more = "train.stage_batch=memory,train.batch_size=128,train.epochs=40"
+    stages, same = plan("s", "paper", more), plan("s", "paper", more.replace("memory", "same"))
+    pixels = [s.batch_size * s.image_size**2 for s in stages]
+    assert stages[-1].batch_size == 128 and stages[0].batch_size == 640
+    assert all(0.7 < p / pixels[-1] <= 1 for p in pixels)
+    assert column(stages, "epochs") == pytest.approx(column(same, "epochs"), rel=0.01)
+    for stage, following in zip(stages, stages[1:]):
+        assert stage.records_before(stage.end_step) == following.first_record
+        assert stage.end_step == following.first_step
+        assert stage.batch_size % 64 == 0

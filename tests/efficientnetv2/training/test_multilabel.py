@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from efficientnetv2.training.eval_steps import make_eval_step
 from efficientnetv2.training.multilabel import multi_label_rows, multi_label_scores
-from efficientnetv2.training.steps import make_eval_step
 from hparams import UserError
 
 #        best class: 1        3                6           0
