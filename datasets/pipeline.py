@@ -38,8 +38,9 @@ def build_dataset(
     """Returns the batches of a training stage, or the examples of an evaluation split.
 
     Training (`stage` given): ({"image": uint8 [B, S, S, 3]}, {"label": float32 [B, K]}) for the
-    steps from `first_step` (the stage's first by default) to the stage's end. Labels sum to 1; with
-    Mixup or CutMix they blend two classes. Multi-label: each label is 0 or 1 before blending.
+    steps from `first_step` (the stage's first by default) to the stage's end; of a variant, for
+    those that draw it. Labels sum to 1; with Mixup or CutMix they blend two classes. Multi-label:
+    each label is 0 or 1 before blending.
     Batches run on across the ends of epochs; each epoch has every example once, in an order of its
     own.
     Evaluation (`stage` None): single ({"image": float32 [S, S, 3]}, {"label": float32 [K]}), each
@@ -132,6 +133,7 @@ def _in_parallel(dataset: tf.data.Dataset, function) -> tf.data.Dataset:
 def _training_batches(config, source: Source, stage: Stage, first_step: int, shard, bad):
     data, seed, batch = config.data, config.train.seed, stage.batch_size
     rows = batch // shard[1]
+    offset = stage.records_before(0)  # Step s has the records from `offset + s * batch` on.
     if rows * shard[1] != batch:
         raise UserError(f"a batch of {batch} cannot be shared by {shard[1]} workers; change one")
     group = _group_size(rows, stage.image_size)
@@ -154,7 +156,7 @@ def _training_batches(config, source: Source, stage: Stage, first_step: int, sha
         return image, label_vector(label, len(source.class_names))
 
     def augmented(number, images, labels):
-        step, row = number // batch, number % batch
+        step, row = (number - offset) // batch, (number - offset) % batch
         for index, policy in enumerate(policies):
             # For all rows of the batch, so that they do not depend on how it is divided.
             draws = policy.draw(batch, draw_seed(seed, _AUGMENT, step, index))
@@ -177,11 +179,17 @@ def _training_batches(config, source: Source, stage: Stage, first_step: int, sha
         return {"image": images}, {"label": labels}
 
     if config.runtime.data_service:
-        dataset = numbered_by_step(source, first_step, stage.end_step, batch)
+        dataset = numbered_by_step(source, first_step, stage.end_step, batch, offset)
     else:
-        dataset = numbered_records(source, first_step * batch, stage.end_step * batch)
+        first, end = (stage.records_before(step) for step in (first_step, stage.end_step))
+        dataset = numbered_records(source, first, end)
+    if stage.draw is not None:
+        steps = range(stage.first_step, stage.end_step)
+        drawn = tf.constant([stage.has_step(step) for step in steps])
+        before = stage.records_before(stage.first_step)
+        dataset = dataset.filter(lambda number, *record: drawn[(number - before) // batch])
     if shard[1] > 1:
-        dataset = dataset.filter(lambda number, *record: number % batch // rows == shard[0])
+        dataset = dataset.filter(lambda number, *r: (number - offset) % batch // rows == shard[0])
     dataset = _in_parallel(_groups(dataset, example, group, bad), augmented)
     if group != rows:
         dataset = dataset.batch(rows // group, drop_remainder=True)

@@ -26,7 +26,9 @@ def numbered_records(source: Source, first: int, end: int) -> tf.data.Dataset:
     return stream.map(lambda number, record: (number, *record))
 
 
-def numbered_by_step(source: Source, first: int, end: int, batch: int) -> tf.data.Dataset:
+def numbered_by_step(
+    source: Source, first: int, end: int, batch: int, offset: int = 0
+) -> tf.data.Dataset:
     """The same records, but the batch of a step can be made without those before it.
 
     So the workers of a tf.data service share out the steps, and each batch is still the one that a
@@ -37,6 +39,7 @@ def numbered_by_step(source: Source, first: int, end: int, batch: int) -> tf.dat
         first: the first step.
         end: the step after the last.
         batch: records of a step.
+        offset: step s has the records from `offset + s * batch` on.
 
     Raises: UserError if the source has no random access.
     """
@@ -47,16 +50,18 @@ def numbered_by_step(source: Source, first: int, end: int, batch: int) -> tf.dat
         )
 
     def records(step: tf.Tensor) -> tf.data.Dataset:
+        step_start = offset + step * batch
+
         def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             start = epoch * source.num_examples
-            begin = tf.maximum(step * batch, start)
-            stop = tf.minimum((step + 1) * batch, start + source.num_examples)
+            begin = tf.maximum(step_start, start)
+            stop = tf.minimum(step_start + batch, start + source.num_examples)
             numbers = tf.data.Dataset.range(begin, stop).batch(batch)  # Together, which is faster.
             return numbers.map(lambda n: (n, *source.record_at(epoch, n - start))).unbatch()
 
-        last = (step + 1) * batch - 1
+        last = step_start + batch - 1
         epochs = tf.data.Dataset.range(
-            step * batch // source.num_examples, last // source.num_examples + 1
+            step_start // source.num_examples, last // source.num_examples + 1
         )
         return epochs.flat_map(of_epoch)
 

@@ -27,7 +27,7 @@ class Stage:
     mixup_alpha: float
     dropout_rate: float
     cutmix_alpha: float = 0.0
-    first_record: int = 0  # Training images that steps before this stage have seen.
+    first_record: int | None = None  # Images that the steps before have seen; None: as many each.
     draw: tuple[int, int, int] | None = None  # Of a variant: its index, how many, the seed.
     variants: tuple["Stage", ...] = ()
 
@@ -37,6 +37,8 @@ class Stage:
 
     def records_before(self, step: int) -> int:
         """Training images that the run has seen before a step of this stage, or its end."""
+        if self.first_record is None:
+            return step * self.batch_size
         return self.first_record + (step - self.first_step) * self.batch_size
 
     def has_step(self, step: int) -> bool:
