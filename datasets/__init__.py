@@ -7,6 +7,7 @@ _HOMES = {
     "Source": "datasets.sources",
     "build_dataset": "datasets.pipeline",
     "find_unreadable": "datasets.unreadable",
+    "names_of_batch": "datasets.batch_names",
     "open_source": "datasets.sources",
     "with_source_facts": "datasets.pipeline",
 }

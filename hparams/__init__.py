@@ -8,6 +8,7 @@ import yaml
 from hparams.config import Config, DataConfig, ModelConfig, check_config
 from hparams.dataset_presets import dataset_cfg_of, dataset_layer, planned_images
 from hparams.errors import UserError
+from hparams.fine_tuning import FINE_TUNING
 from hparams.labels import imagenet_class_names, names_in
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from hparams.presets import MODELS, model_layer
@@ -47,6 +48,8 @@ def get_config(
 ) -> Config:
     """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
 
+    With `train.ft_init_ckpt` the defaults of fine-tuning come between model and data set.
+
     `overrides` is "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
     config of a run. Without a `model_name` the overrides may name the model, else it is B0.
     `weights_settings` are keys and values that weights bring along, see `efficientnetv2.weights`.
@@ -63,8 +66,9 @@ def get_config(
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))
+    fine_tuning = flatten(FINE_TUNING) if given.train.ft_init_ckpt else []
     brought = list((weights_settings or {}).items())
-    return check_config(override(Config(), model + dataset + brought + assignments))
+    return check_config(override(Config(), model + fine_tuning + dataset + brought + assignments))
 
 
 def with_overrides(config: Config, overrides: str) -> Config:

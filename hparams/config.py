@@ -156,7 +156,8 @@ def check_config(config: Config) -> Config:
             f"train.isize={config.train.isize} of eval.isize={config.eval.isize} gives an image of "
             f"{size} pixels; a value of at most 16 is a ratio, write pixels above 16"
         )
-    if base is not None and base > size and config.train.schedule != "fixed":
+    one_size = config.train.schedule == "fixed" or config.train.stages == 1
+    if base is not None and base > size and not one_size:
         raise UserError(
             f"data.ibase={base} must be at most the train size of {size} pixels; "
             "lower data.ibase or raise train.isize"

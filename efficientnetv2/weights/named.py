@@ -71,7 +71,7 @@ def load_into(
     return assign(model, read_weights(fetch(pretrained)), but=("classifier",) if others else ())
 
 
-def open_weights(model_name: str, weights: str) -> Opened:
+def open_weights(model_name: str, weights: str, use_ema: bool = True) -> Opened:
     """Reads published weights, downloaded on first use, or a path.
 
     Raises: UserError as `load_weights`, if the download fails, for an architecture of Keras, or
@@ -80,7 +80,7 @@ def open_weights(model_name: str, weights: str) -> Opened:
     if model_name.startswith("keras/"):
         raise UserError(f"{model_name} takes its weights from a run: give --model_dir")
     pretrained = pretrained_row(model_name, weights)
-    stored = read_weights(fetch(pretrained) if pretrained else weights)
+    stored = read_weights(fetch(pretrained) if pretrained else weights, use_ema)
     run = os.path.dirname(stored.path)
     if stored.format == "run" and os.path.exists(os.path.join(run, CONFIG_FILE)):
         raise UserError(f"{weights} is of a run, which knows its settings: give --model_dir={run}")
