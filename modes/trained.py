@@ -1,6 +1,7 @@
 """A network with its weights: of a run (`--model_dir`), or of a file or name (`--weights`)."""
 
 import dataclasses
+import os
 from typing import Any
 
 from absl import flags
@@ -62,9 +63,17 @@ def _from_run() -> Trained:
     if FLAGS.data_dir:
         config = hparams.with_values(config, data__data_dir=FLAGS.data_dir)
     strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)
+    source = FLAGS.model_dir
+    if FLAGS.checkpoint == "best":
+        source = os.path.join(source, "best")
+        if not os.path.isdir(source):
+            raise UserError(
+                f"{FLAGS.model_dir} has no best checkpoint; train with eval.best_metric and "
+                "--mode=traineval, or drop --checkpoint"
+            )
     with strategy.scope():
         model = build_from_config(config)
-        loaded = load_weights(model, FLAGS.model_dir)
+        loaded = load_weights(model, source)
     weights = "averaged weights" if loaded.used_ema else "weights"
     print(f"{weights} of step {loaded.step} from {loaded.source}", flush=True)
     return Trained(config, class_names, model, loaded, strategy)

@@ -1,4 +1,4 @@
-"""Weights to start a fine-tuning from: of a file, by name, of a run, of an architecture of Keras."""
+"""Weights to start a fine-tuning from: a file, a name, a run, an architecture of Keras."""
 
 import os
 
