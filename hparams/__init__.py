@@ -48,7 +48,8 @@ def get_config(
 ) -> Config:
     """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
 
-    With `train.ft_init_ckpt` the defaults of fine-tuning come between model and data set.
+    With `train.ft_init_ckpt` the defaults of fine-tuning come between model and data set, unless
+    the data set has a recipe of its own.
 
     `overrides` is "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
     config of a run. Without a `model_name` the overrides may name the model, else it is B0.
@@ -59,16 +60,18 @@ def get_config(
     assignments = parse_overrides(overrides)
     if data_dir is not None:
         assignments.append(("data.data_dir", data_dir))
-    dataset = flatten(dataset_layer(dataset_cfg))
+    layer = dataset_layer(dataset_cfg)
+    dataset = flatten(layer)
     named = dict(assignments).get("model.model_name")
     model_name = model_name or named or Config().model.model_name
     if named not in (None, model_name):
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))
-    fine_tuning = flatten(FINE_TUNING) if given.train.ft_init_ckpt else []
+    fine_tuning = given.train.ft_init_ckpt is not None and "train" not in layer
+    defaults = flatten(FINE_TUNING) if fine_tuning else []
     brought = list((weights_settings or {}).items())
-    return check_config(override(Config(), model + fine_tuning + dataset + brought + assignments))
+    return check_config(override(Config(), model + defaults + dataset + brought + assignments))
 
 
 def with_overrides(config: Config, overrides: str) -> Config:

@@ -83,7 +83,7 @@ MODELS = {
     "efficientnet-b4-fused-1-7": _v1_model(380, dropout=0.4),
 }
 # An architecture of Keras ("keras/ResNet50") or of a JSON file: at the size that is usual for the
-# first, with the strengths of S. The paper's Table 12 trains ResNets at 224 and at 380.
+# first, with the strengths of S. The paper's Table 12 evaluates ResNets at 224 and at 380.
 _OTHER = Strength(224, magnitude=15, mixup=0, dropout=0.2)
 OTHER_MODEL = ModelRow(224, paper=_OTHER, official=_OTHER)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import hparams
 from efficientnetv2 import list_models
 from hparams import MODELS, UserError, dataset_presets, get_config, save_config
 from hparams.dataset_presets import DATASETS
@@ -197,3 +198,20 @@ def test_a_second_model_name_is_a_contradiction():
     assert get_config("efficientnetv2-s", "shapes", again).model.model_name == "efficientnetv2-s"
     with pytest.raises(UserError, match="efficientnetv2-s contradicts --model_name=.*-b0"):
         get_config("efficientnetv2-b0", "shapes", again)
+
+
+def test_fine_tuning_brings_defaults_unless_the_data_set_has_its_own():
+    start = "train.ft_init_ckpt=weights.h5"
+    config = hparams.get_config("efficientnetv2-b0", "folder", start, data_dir="photos")
+    assert (config.train.optimizer, config.train.batch_size) == ("adamw", 32)
+    assert config.train.head_warmup_epoch > 0 and config.eval.best_metric == "top1"
+    assert hparams.with_values(config, data__splits__train__num_images=20_000).freezes_batch_norm
+    many = hparams.with_values(config, data__splits__train__num_images=20_001)
+    assert not many.freezes_batch_norm
+    smaller = hparams.get_config(
+        "efficientnetv2-b0", "folder", f"{start},eval.isize=96,train.epochs=3", data_dir="photos"
+    )
+    assert (smaller.train_size, smaller.train.epochs) == (96, 3)
+    preset = hparams.get_config("efficientnetv2-b0", "cifar10ft", start)
+    plain = hparams.get_config("efficientnetv2-b0", "cifar10ft")
+    assert hparams.differing_keys(preset, plain) == ["train.ft_init_ckpt"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnetv2.training import Evaluator
+from efficientnetv2.training import Evaluator, evaluation
 from hparams import UserError
 
 COUNT, CLASSES = 13, 7
@@ -58,6 +58,55 @@ def test_scores_do_not_depend_on_the_number_of_replicas(batch_size):
     evaluator = Evaluator(strategy, model, batch_size)
     assert evaluator.batch_size % 2 == 0
     assert evaluator(examples()) == expected()
+
+
+def expected_confusion(count=COUNT):
+    logits = PIXELS[:count].reshape(count, -1).astype(np.float32) @ KERNEL
+    counts = np.zeros((CLASSES, CLASSES), np.int64)
+    np.add.at(counts, (TARGET[:count], logits.argmax(-1)), 1)
+    return counts
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_confusion_matrix_depends_on_neither(batch_size, replicas):
+    """Nor on the evaluation before; 13 examples leave an uneven last batch."""
+    strategy = tf.distribute.get_strategy()
+    if replicas == 2:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = make_model()
+    evaluator = Evaluator(strategy, model, batch_size, confusion=True)
+    for count in (13, 7):
+        scores = evaluator(examples(count))
+        assert scores == expected(count)
+        assert evaluator.confusion.dtype == np.int64
+        np.testing.assert_array_equal(evaluator.confusion, expected_confusion(count))
+        assert np.trace(evaluator.confusion) / count == pytest.approx(scores["top1"])
+
+
+def test_a_confusion_matrix_is_asked_for_and_not_too_large(monkeypatch):
+    strategy, model = tf.distribute.get_strategy(), make_model()
+    assert Evaluator(strategy, model, 4).confusion is None
+    assert Evaluator(strategy, model, 4, "sigmoid", True, confusion=True).confusion is None
+    monkeypatch.setattr(evaluation, "MOST_CLASSES", CLASSES - 1)
+    assert Evaluator(strategy, model, 4, confusion=True).confusion is None
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_who_watches_sees_each_example_once_in_order(replicas):
+    strategy = tf.distribute.get_strategy()
+    if replicas == 2:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = make_model()
+    seen = []
+    Evaluator(strategy, model, 4)(examples(), lambda *batch: seen.append(batch))
+    images, labels, logits = (np.concatenate(parts) for parts in zip(*seen))
+    np.testing.assert_array_equal(images, PIXELS)
+    np.testing.assert_array_equal(labels.argmax(-1), TARGET)
+    flat = PIXELS.reshape(COUNT, -1).astype(np.float32)
+    np.testing.assert_allclose(logits, flat @ KERNEL, rtol=1e-4, atol=1e-5)
 
 
 class TestMultiLabel:
