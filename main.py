@@ -10,7 +10,7 @@ from absl import app, flags, logging
 
 import hparams
 from hparams import UserError
-from modes import answers, checking, preparing, previewing, profiling, training
+from modes import answers, checking, preparing, previewing, profiling, reporting, training
 
 MODES = {
     "train": training.train,
@@ -22,6 +22,7 @@ MODES = {
     "preview": previewing.preview,
     "check_data": checking.check_data,
     "prepare": preparing.prepare,
+    "report": reporting.write_report,
 }
 
 FLAGS = flags.FLAGS
@@ -49,9 +50,13 @@ flags.DEFINE_string("data_dir", None, "Directory of the images, or of TensorFlow
 flags.DEFINE_string("strategy", "auto", "auto, one, mirrored (gpus) or tpu.")
 flags.DEFINE_string("tpu", None, "Name or address of the TPU, with --strategy=tpu.")
 flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
+flags.DEFINE_bool("allow_changes", False, "Resume a run with settings that differ from its own.")
+flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Of --model_dir, see eval.best_metric.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
 flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
-flags.DEFINE_string("output_dir", None, "With profile, preview, prepare, check_data: the output.")
+flags.DEFINE_string(
+    "output_dir", None, "Where profile, preview, prepare, check_data, report write."
+)
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 

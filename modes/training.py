@@ -1,5 +1,7 @@
 """Modes train and traineval."""
 
+import sys
+
 from absl import flags
 
 import hparams
@@ -8,12 +10,12 @@ from hparams import UserError
 from modes.common import configured, named_decoding_errors, needed, report
 
 FLAGS = flags.FLAGS
+STOPPED = 75  # Exit status of a run that was asked to stop, and saved: EX_TEMPFAIL.
 
 
 def train() -> None:
     """From the first step, or from the last checkpoint, to the end."""
     config = configured()
-    evaluates = FLAGS.mode == "traineval"
     if not FLAGS.dry_run:
         needed("model_dir")
     elif FLAGS.data_dir is None and config.data.splits.train.num_images is None:
@@ -24,9 +26,15 @@ def train() -> None:
     import_tensorflow()
     import datasets
     from efficientnetv2 import run_dir
-    from efficientnetv2.training import Trainer, make_strategy
+    from efficientnetv2.report import save_environment
+    from efficientnetv2.training import Trainer, TrainingStopped, make_strategy
+    from efficientnetv2.training.summaries import TensorBoardPictures
 
     strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)  # First: a TPU must be found before any op.
+    start = _starting_weights(config)
+    if start is not None:
+        config = configured(weights_settings=start.settings)
+    evaluates = FLAGS.mode == "traineval"
     splits = ["train", "minival", "eval"] if evaluates else ["train"]
     sources = {s: datasets.open_source(config.data, s, config.train.seed) for s in splits}
     config = datasets.with_source_facts(config, sources)
@@ -35,11 +43,24 @@ def train() -> None:
     if FLAGS.dry_run:
         return
 
-    weights = _class_weights(config, sources["train"])
-    run = (FLAGS.model_dir, config, sources["train"].class_names)
-    run_dir.check_run(*run)
-    trainer = Trainer(config, stages, FLAGS.model_dir, strategy, class_weights=weights)
+    _print_settings(config, strategy, evaluates)
+    source = sources["train"]
+    pictures = TensorBoardPictures(FLAGS.model_dir, source.class_names)
+    run = (FLAGS.model_dir, config, source.class_names)
+    run_dir.check_run(*run, allow_changes=FLAGS.allow_changes)
+    trainer = Trainer(
+        config,
+        stages,
+        FLAGS.model_dir,
+        strategy,
+        class_weights=_class_weights(config, source),
+        initialize=start and (lambda model: print(f"starting from {start(model)}", flush=True)),
+        observers=[pictures],
+        describe_batch=lambda stage, step: datasets.names_of_batch(source, stage, step),
+    )
     run_dir.start_run(*run)  # Not before: settings that no network has must leave no run behind.
+    save_environment(FLAGS.model_dir)
+    pictures.watch(trainer.model)
 
     bad = {s: datasets.BadExamples(source, s, config.data) for s, source in sources.items()}
 
@@ -49,16 +70,45 @@ def train() -> None:
     def batches(stage, first_step):
         return dataset("train", stage=stage, first_step=first_step)
 
-    def first_number():
-        return trainer.step * config.train.batch_size
-
-    with named_decoding_errors(sources.values(), config.data, first_number):
+    with named_decoding_errors(sources.values(), config.data, trainer.first_record):
         evaluated = (lambda: dataset("minival")) if evaluates else None
-        result = trainer.train(batches, evaluated)
+        try:
+            result = trainer.train(batches, evaluated)
+        except TrainingStopped as stop:
+            print(f"{stop}; the same command goes on from there", file=sys.stderr)
+            sys.exit(STOPPED)
         if evaluates:
             result = trainer.evaluate(dataset("eval"))
     skipped = {f"skipped_{split}": one.count for split, one in bad.items() if one.count}
     report({"step": trainer.step, **result, **skipped})
+
+
+def _starting_weights(config: hparams.Config):
+    """What `train.ft_init_ckpt` names, or None."""
+    if config.train.ft_init_ckpt is None:
+        return None
+    from efficientnetv2.weights import open_starting_weights
+
+    name = config.model.model_name
+    return open_starting_weights(name, config.train.ft_init_ckpt, config.train.ft_init_ema)
+
+
+def _print_settings(config: hparams.Config, strategy, evaluates: bool) -> None:
+    """Prints what holds where the config leaves it open."""
+    from efficientnetv2.training.precision import effective_jit
+
+    replicas = strategy.num_replicas_in_sync
+    settings = [
+        f"{replicas} replicas" if replicas > 1 else "1 device",
+        config.train.precision,
+        f"XLA {'on' if effective_jit(config, strategy) else 'off'}",
+        config.train.optimizer,
+    ]
+    if config.freezes_batch_norm:
+        settings.append("BatchNorm frozen")
+    print(", ".join(settings), flush=True)
+    if config.eval.best_metric and not evaluates:
+        print("no best weights are kept: --mode=train evaluates nothing, traineval does")
 
 
 def _class_weights(config: hparams.Config, source) -> tuple[float, ...] | None:

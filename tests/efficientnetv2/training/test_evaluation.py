@@ -181,6 +181,14 @@ def test_the_loss_is_of_the_type_that_was_trained_with(loss_type, reduced):
     assert scores == {**expected(), "loss": pytest.approx(losses.mean(), rel=1e-5)}
 
 
+@pytest.mark.parametrize("focal, plain", [("focal", "softmax"), ("sigmoid_focal", "sigmoid")])
+def test_the_loss_of_a_focal_one_is_the_plain_one(focal, plain):
+    """So that recipes compare, as without smoothing and class weights."""
+    strategy, model = tf.distribute.get_strategy(), make_model()
+    scores = [Evaluator(strategy, model, 4, loss_type)(examples()) for loss_type in (focal, plain)]
+    assert scores[0] == scores[1]
+
+
 def test_one_evaluator_takes_any_number_of_examples():
     evaluator = Evaluator(tf.distribute.get_strategy(), make_model(), 4)
     for count in (3, 8, 13):

@@ -1,0 +1,113 @@
+"""Curves over the steps of a run, on its stages."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from efficientnetv2.report.figures import FAINT, LINES, SHADES, new_figure, plain_axes
+from efficientnetv2.report.history import History, Throughput, series
+from hparams import Stage
+
+_MOST_LABELS = 6  # Stages, beyond which their labels would overlap.
+_LABEL_HEIGHT = 32  # points, of three lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A chart to draw where there are values: {key of the records: its name in the legend}."""
+
+    name: str
+    title: str
+    keys: dict[str, str]
+    kind: str = "train"
+    logarithmic: bool = False
+
+
+CURVES = (
+    Curve("loss", "Training loss", {"loss": "loss"}),
+    Curve("accuracy", "Training accuracy (share of images)", {"accuracy": "accuracy"}),
+    Curve("learning_rate", "Learning rate", {"learning_rate": "learning rate"}),
+    Curve("gradient_norm", "Gradient norm", {"gradient_norm": "norm"}, logarithmic=True),
+    Curve("evaluation_loss", "Evaluation loss", {"loss": "loss"}, "eval"),
+    Curve(
+        "evaluation_scores",
+        "Evaluation scores (shares)",
+        {
+            "top1": "top-1",
+            "top5": "top-5",
+            "hit_at_1": "hit@1",
+            "hit_at_5": "hit@5",
+            "global_ap": "global AP",
+        },
+        "eval",
+    ),
+)
+
+
+def draw_curve(history: History, curve: Curve) -> Figure | None:
+    """Returns the chart; None if the run has no value for it."""
+    records = history.train if curve.kind == "train" else history.evaluations
+    lines = {name: series(records, key) for key, name in curve.keys.items()}
+    lines = {name: line for name, line in lines.items() if line[0]}
+    if not lines:
+        return None
+    figure = new_figure()
+    axes = plain_axes(figure, curve.title, room=_LABEL_HEIGHT)
+    mark_stages(axes, history)
+    for colour, (name, (steps, values)) in zip(LINES, lines.items()):
+        few = len(steps) < 40
+        axes.plot(steps, values, color=colour, linewidth=1.5, marker="." if few else "", label=name)
+    if len(lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    if curve.logarithmic and min(min(values) for _, values in lines.values()) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("step", fontsize=8, color=FAINT)
+    return figure
+
+
+def mark_stages(axes, history: History) -> None:
+    """Shades the stages that have begun, up to the step reached, and names size and strengths."""
+    begun = history.begun_stages()
+    axes.set_xlim(0, max(history.step, 1))
+    for stage in begun:
+        end = min(stage.end_step, history.step)
+        axes.axvspan(stage.first_step, end, color=SHADES[stage.index % 2], zorder=0, linewidth=0)
+        if stage.first_step:
+            axes.axvline(stage.first_step, color=FAINT, linewidth=0.6, linestyle=":")
+        wide = (end - stage.first_step) * _MOST_LABELS >= history.step
+        axes.text(
+            (stage.first_step + end) / 2,
+            1.02,
+            stage_label(stage) if wide else str(stage.index + 1),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=6.5,
+            color=FAINT,
+        )
+
+
+def stage_label(stage: Stage) -> str:
+    """Returns a stage's image size and what there is of its strengths, on three lines."""
+    sizes = sorted({variant.image_size for variant in stage.variants or (stage,)})
+    size = f"{sizes[0]} px" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]} px"
+    strengths = (("RA", stage.ram), ("mixup", stage.mixup_alpha), ("cutmix", stage.cutmix_alpha))
+    given = " ".join(f"{name} {value:.2g}" for name, value in strengths if value)
+    return "\n".join(filter(None, (size, given, f"drop {stage.dropout_rate:.2g}")))
+
+
+def draw_throughput(speeds: Sequence[Throughput]) -> Figure | None:
+    """Returns a bar of images/s per stage that was timed; None if there is none."""
+    timed = [speed for speed in speeds if speed.images_per_second]
+    if not timed:
+        return None
+    figure = new_figure()
+    axes = plain_axes(figure, "Images per second in training (median)")
+    colours = [LINES[0]] * len(timed)
+    bars = axes.bar(range(len(timed)), [one.images_per_second for one in timed], color=colours)
+    axes.bar_label(bars, [f"{one.images_per_second:,.0f}" for one in timed], fontsize=8, padding=2)
+    names = [f"{one.stage.index + 1}\n{stage_label(one.stage).splitlines()[0]}" for one in timed]
+    axes.set_xticks(range(len(timed)), names)
+    axes.margins(y=0.15)
+    return figure
