@@ -5,6 +5,7 @@ Channels are last. No convolution has a bias except those of SE.
 
 import keras
 
+from efficientnetv2.activation import Activation
 from efficientnetv2.layers import SqueezeExcite, conv, depthwise_conv, norm_layer
 from efficientnetv2.noise import StochasticDepth
 
@@ -72,7 +73,7 @@ class _Block(keras.layers.Layer):
         self._add_step(f"{step}_conv", convolution)
         self._add_step(f"{step}_bn", norm_layer(self.settings, f"{step}_bn"))
         if activate:
-            act = keras.layers.Activation(self.settings["activation"], name=f"{step}_act")
+            act = Activation(self.settings["activation"], name=f"{step}_act")
             self._add_step(f"{step}_act", act)
 
     def _add_step(self, name: str, layer):
@@ -94,7 +95,7 @@ class _Block(keras.layers.Layer):
     def call(self, inputs, training=None):
         x = inputs  # [B, H, W, C]
         for layer in self.steps:
-            if isinstance(layer, keras.layers.BatchNormalization):
+            if isinstance(layer, (keras.layers.BatchNormalization, Activation)):
                 x = layer(x, training=training)
             else:
                 x = layer(x)

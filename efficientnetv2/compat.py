@@ -6,6 +6,10 @@ import contextlib
 import keras
 
 KERAS3 = keras.__version__.split(".")[0] != "2"
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+# Keras 2 has TensorFlow's fused kernel by itself; other backends compile what is not fused.
+UNFUSED_BATCH_NORM = KERAS3 and ON_TENSORFLOW
+NADAM_WORKS = KERAS3  # That of Keras 2 counts a step once per weight when it is traced.
 
 
 def var_path(variable) -> str:
@@ -17,6 +21,36 @@ def var_path(variable) -> str:
 def tf_variable(variable):
     """Returns the `tf.Variable` behind a Keras weight."""
     return variable.value if KERAS3 else variable
+
+
+def all_layers(model) -> list:
+    """Returns the layers of a model and, at any depth, the layers inside of them."""
+    return list(model._flatten_layers(include_self=False, recursive=True))
+
+
+def build_optimizer(optimizer, weights) -> None:
+    """Creates the state of an optimizer, which is then for `apply_summed` only."""
+    if hasattr(optimizer, "_create_all_weights"):  # Keras 2's old interface: tensorflow-addons.
+        optimizer._create_all_weights(list(weights))
+    else:
+        optimizer.build(list(weights))
+    if KERAS3:  # Which would sum the gradients over the replicas once more.
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+
+
+def apply_summed(optimizer, gradients, weights) -> None:
+    """Updates weights by gradients that are summed over the replicas; call it in a replica."""
+    pairs = list(zip(gradients, weights, strict=True))
+    if KERAS3:
+        optimizer.apply_gradients(pairs)
+    else:
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+
+
+def optimizer_variables(optimizer) -> list:
+    """Returns the state of a built optimizer; in Keras 2's old interface that is a method."""
+    found = optimizer.variables
+    return list(found() if callable(found) else found)
 
 
 def functional_calls(model) -> list[tuple]:
@@ -58,3 +92,10 @@ def _name_counts() -> list[dict]:
     from keras.src.backend import PER_GRAPH_OBJECT_NAME_UIDS
 
     return list(PER_GRAPH_OBJECT_NAME_UIDS.values())
+
+
+def slot_index(optimizer, variable) -> int:
+    """Returns where an optimizer of Keras has the slots of a weight."""
+    if KERAS3:
+        return optimizer._get_variable_index(variable)
+    return optimizer._index_dict[optimizer._var_key(variable)]

@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from efficientnetv2.fused_batch_norm import BatchNormalization
+
 
 def conv_initializer(kernel: int, channels: int):
     """Normal with the standard deviation of He's fan-out rule.
@@ -108,7 +110,7 @@ def norm_layer(settings: dict, name: str):
         return keras.layers.GroupNormalization(
             settings["gn_groups"], epsilon=settings["bn_epsilon"], name=name
         )
-    return keras.layers.BatchNormalization(
+    return BatchNormalization(
         momentum=settings["bn_momentum"],
         epsilon=settings["bn_epsilon"],
         synchronized=settings["bn_synchronized"],

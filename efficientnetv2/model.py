@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from efficientnetv2.activation import Activation
 from efficientnetv2.architecture_tables import get_spec
 from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.blocks import FusedMBConv, MBConv
@@ -215,7 +216,7 @@ def _strides(spec: ModelSpec, blocks) -> list[tuple[int, int]]:
 def _conv_norm_act(x, channels, kernel, stride, step, shared):
     x = conv(channels, kernel, stride, f"{step}_conv", padding=shared["padding"])(x)
     x = norm_layer(shared, f"{step}_bn")(x)
-    return keras.layers.Activation(shared["activation"], name=f"{step}_act")(x)
+    return Activation(shared["activation"], name=f"{step}_act")(x)
 
 
 def _with_channels(input_shape, in_channels: int | None):

@@ -1,43 +1,50 @@
 """What a `model_dir` holds beside checkpoints: the config and the class names of its run."""
 
+import dataclasses
+import json
 import os
 from itertools import zip_longest
 
 from efficientnetv2.spec_files import is_spec_file, load_spec, save_spec
 from hparams import Config, UserError, differing_keys, load_config, save_config, with_values
+from hparams.overrides import flatten
 
 CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
 _MAY_DIFFER = (  # They do not change what is trained.
     "runtime.",
     "eval.batch_size",
-    "eval.every_epochs",
     "data.data_dir",
-    "data.splits.minival.",
     "data.splits.eval.",
+    "train.on_nan",  # What is to happen is often decided when it has.
+)
+_MAY_DIFFER_UNSELECTED = (  # Nor do these, unless evaluations choose what is kept, or the end.
+    "eval.every_epochs",
+    "data.splits.minival.",
 )
 
 
-def check_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
+def check_run(
+    model_dir: str, config: Config, class_names: tuple[str, ...], allow_changes: bool = False
+) -> None:
     """Makes `model_dir`; if it holds a run, checks that it is the one of these settings.
 
-    Raises: UserError naming the keys, the architecture or the classes that differ from the run to
-    resume, or if `model_dir` cannot be made.
+    Raises: UserError naming the keys and values, the architecture or the classes that differ from
+    the run to resume, or if `model_dir` cannot be made. `allow_changes` lets keys differ.
     """
-    try:
-        os.makedirs(model_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --model_dir={model_dir}: {error.strerror}") from error
+    _make(model_dir)
     path = os.path.join(model_dir, CONFIG_FILE)
     if not os.path.exists(path):
         return
-    changed = differing_keys(load_config(path), config)
-    changed = [key for key in changed if not key.startswith(_MAY_DIFFER)]
-    if changed:
+    saved = load_config(path)
+    changed = _changes(saved, config)
+    if changed and not allow_changes:
+        theirs, ours = (dict(flatten(dataclasses.asdict(c))) for c in (saved, config))
+        both = ", ".join(f"{k}={_text(theirs[k])} (now {_text(ours[k])})" for k in changed)
         raise UserError(
-            f"{model_dir} holds a run with other values of {', '.join(changed)}; "
-            "give another --model_dir, or the same settings to resume"
+            f"{model_dir} holds a run with {both}; give the same settings to resume, "
+            "--allow_changes to go on with the new ones, or another --model_dir"
         )
-    if is_spec_file(config.model.model_name):
+    if "model.model_name" not in changed and is_spec_file(config.model.model_name):
         _check_spec(model_dir, config.model.model_name)
     _, names = open_run(model_dir)
     if names != tuple(class_names):
@@ -50,11 +57,20 @@ def check_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> N
 
 
 def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
-    """Writes config, class names and a JSON architecture, or checks them as `check_run`.
+    """Writes config, class names and a JSON architecture, after `check_run`.
 
-    Raises: UserError as `check_run`.
+    A config that differs in what is trained stays beside the new one, as `config.STEP.yaml`: it
+    held up to that step.
     """
-    check_run(model_dir, config, class_names)
+    _make(model_dir)
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if os.path.exists(path) and _changes(saved := load_config(path), config):
+        from efficientnetv2.training.checkpoint_files import CheckpointFiles  # TensorFlow's.
+
+        step = max(CheckpointFiles(model_dir, keep=1).numbers(), default=0)
+        kept = os.path.join(model_dir, f"config.{step}.yaml")
+        if not os.path.exists(kept):  # Else nothing was trained with the saved one.
+            save_config(saved, kept)
     if is_spec_file(config.model.model_name):
         save_spec(load_spec(config.model.model_name), os.path.join(model_dir, SPEC_FILE))
     labels = os.path.join(model_dir, LABELS_FILE)
@@ -62,7 +78,26 @@ def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> N
         file.writelines(f"{name}\n" for name in class_names)
     os.replace(f"{labels}.part", labels)
     # Last: where there is a config, there is all of it.
-    save_config(config, os.path.join(model_dir, CONFIG_FILE))
+    save_config(config, path)
+
+
+def _make(model_dir: str) -> None:
+    try:
+        os.makedirs(model_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --model_dir={model_dir}: {error.strerror}") from error
+
+
+def _changes(saved: Config, config: Config) -> list[str]:
+    """The keys that differ and change what is trained, or what is kept of it."""
+    free = _MAY_DIFFER
+    if saved.eval.best_metric is None and config.eval.best_metric is None:
+        free += _MAY_DIFFER_UNSELECTED
+    return [key for key in differing_keys(saved, config) if not key.startswith(free)]
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def open_run(model_dir: str) -> tuple[Config, tuple[str, ...]]:

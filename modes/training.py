@@ -1,5 +1,6 @@
 """Modes train and traineval."""
 
+import contextlib
 import sys
 
 from absl import flags
@@ -24,13 +25,23 @@ def train() -> None:
     if FLAGS.dry_run and config.data.splits.train.num_images is not None:
         return print(hparams.stage_table(hparams.make_stages(config)))
     import_tensorflow()
+    from efficientnetv2.training import make_strategy
+    from efficientnetv2.training.workers import Workers
+
+    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)  # First: a TPU must be found before any op.
+    workers = Workers(strategy)
+    with workers.lost_told(), contextlib.redirect_stdout(workers.stream):
+        _train(config, strategy, workers)
+
+
+def _train(config: hparams.Config, strategy, workers) -> None:
+    """One worker's part of a run."""
     import datasets
     from efficientnetv2 import run_dir
     from efficientnetv2.report import save_environment
-    from efficientnetv2.training import Trainer, TrainingStopped, make_strategy
+    from efficientnetv2.training import Trainer, TrainingStopped
     from efficientnetv2.training.summaries import TensorBoardPictures
 
-    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)  # First: a TPU must be found before any op.
     start = _starting_weights(config)
     if start is not None:
         config = configured(weights_settings=start.settings)
@@ -58,8 +69,9 @@ def train() -> None:
         observers=[pictures],
         describe_batch=lambda stage, step: datasets.names_of_batch(source, stage, step),
     )
-    run_dir.start_run(*run)  # Not before: settings that no network has must leave no run behind.
-    save_environment(FLAGS.model_dir)
+    if workers.is_chief:  # Not before: settings that no network has must leave no run behind.
+        run_dir.start_run(*run)
+        save_environment(FLAGS.model_dir)
     pictures.watch(trainer.model)
 
     bad = {s: datasets.BadExamples(source, s, config.data) for s, source in sources.items()}
@@ -68,7 +80,7 @@ def train() -> None:
         return datasets.build_dataset(config, split, source=sources[split], bad=bad[split], **more)
 
     def batches(stage, first_step):
-        return dataset("train", stage=stage, first_step=first_step)
+        return dataset("train", stage=stage, first_step=first_step, shard=workers.shard)
 
     with named_decoding_errors(sources.values(), config.data, trainer.first_record):
         evaluated = (lambda: dataset("minival")) if evaluates else None

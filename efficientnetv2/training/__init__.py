@@ -2,6 +2,6 @@
 
 from efficientnetv2.training.evaluation import Evaluator
 from efficientnetv2.training.strategy import make_strategy
-from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.training.trainer import Trainer, TrainingStopped
 
-__all__ = ["Evaluator", "Trainer", "make_strategy"]
+__all__ = ["Evaluator", "Trainer", "TrainingStopped", "make_strategy"]

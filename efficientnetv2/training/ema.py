@@ -35,7 +35,7 @@ class WeightAverage:
         keep = tf.minimum(self.decay, (1.0 + t) / (10.0 + t))
         for average, weight in zip(self.averages, self.weights, strict=True):
             if weight.dtype.is_floating:
-                average.assign(average * keep + weight * (1.0 - keep))
+                average.assign_sub((average - weight) * (1.0 - keep))
             else:  # A count, as some layers of keras.applications have.
                 average.assign(weight)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from efficientnetv2.training.eval_steps import make_eval_step
 from efficientnetv2.training.multilabel import multi_label_scores
 from efficientnetv2.training.run_log import Counter
+from efficientnetv2.training.workers import Workers
 from hparams import UserError
 
 THRESHOLDS = 200  # Of the precision-recall curve. Source: official.
@@ -32,9 +33,10 @@ class Evaluator:
         loss_type: str = "softmax",
         multi_label: bool = False,
         confusion: bool = False,
+        workers: Workers | None = None,
     ):
         replicas = strategy.num_replicas_in_sync
-        self.strategy = strategy
+        self.strategy, self.workers = strategy, workers or Workers(strategy)
         self.batch_size = -(-batch_size // replicas) * replicas
         self.curve = self._counts = None
         classes = model.output_shape[-1]
@@ -74,7 +76,8 @@ class Evaluator:
             self._counts.assign(tf.zeros_like(self._counts.read_value()))
         batches = dataset.batch(self.batch_size).map(self._pad).prefetch(tf.data.AUTOTUNE)
         sums, counter = np.zeros(1), Counter("evaluating")
-        for features, labels in self.strategy.experimental_distribute_dataset(batches):
+        for number, batch in enumerate(self.workers.distribute_whole(batches)):
+            features, labels = batch
             batch_sums, logits = self.step(features, labels)
             sums = sums + batch_sums.numpy()
             if watch is not None:
@@ -82,6 +85,7 @@ class Evaluator:
                 *batch, weight = (self._rows(values) for values in shown)
                 watch(*(values[weight > 0] for values in batch))
             counter.add(self.batch_size)
+            self.workers.between(number)
         counter.close()
         examples = int(sums[-1])
         if not examples:

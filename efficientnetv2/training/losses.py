@@ -1,7 +1,7 @@
-"""What training minimises: three losses per example, and class weights for skewed data.
+"""What training minimises: five losses per example, and class weights for skewed data.
 
-`train.loss_type` names a loss and, with it, what a score is: softmax's add up to 1 over the
-classes, those of "sigmoid" and "custom" are a probability per class on its own.
+`train.loss_type` names a loss and, with it, what a score is: those of "softmax" and "focal" add up
+to 1 over the classes, those of the others are a probability per class on its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,14 @@ from hparams import UserError
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "custom": "sigmoid"}
+_SMALLEST = 1e-7  # Of a base of `_power`.
+_ACTIVATIONS = {
+    "softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "custom": "sigmoid",
+    "focal": "softmax",
+    "sigmoid_focal": "sigmoid",
+}
 
 
 def activation_of(loss_type: str) -> str:
@@ -26,6 +33,7 @@ def make_loss(
     smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
     multi_label: bool = False,
+    focal_gamma: float = 2.0,
 ) -> Loss:
     """Returns `loss(labels, logits)`, per example.
 
@@ -36,15 +44,18 @@ def make_loss(
     smoothing, divided by their sum; Mixup blends the weights as it blends labels. With several
     labels per example (`multi_label`) the sigmoid losses weigh terms, not examples: what class k
     contributes counts w_k where the label is there and 1 where it is not, in between by its share.
+    `focal_gamma` is of the focal losses, which without it, at 0, are softmax and sigmoid.
     """
-    by_term = multi_label and loss_type != "softmax"
+    by_term = multi_label and activation_of(loss_type) == "sigmoid"
     term_weights = class_weights if by_term else None
+    gamma = focal_gamma if loss_type in ("focal", "sigmoid_focal") else 0.0
 
     def loss(labels, logits):
-        if loss_type == "softmax":
-            losses = softmax_loss(labels, logits, smoothing)
-        elif loss_type == "sigmoid":
-            losses = tf.reduce_mean(sigmoid_terms(labels, logits, smoothing, term_weights), axis=-1)
+        if activation_of(loss_type) == "softmax":
+            losses = softmax_loss(labels, logits, smoothing, gamma)
+        elif loss_type != "custom":
+            terms = sigmoid_terms(labels, logits, smoothing, term_weights, gamma)
+            losses = tf.reduce_mean(terms, axis=-1)
         else:  # "custom": officially without smoothing.
             losses = tf.reduce_sum(sigmoid_terms(labels, logits, 0.0, term_weights), axis=-1)
         if class_weights is None or by_term:
@@ -54,36 +65,55 @@ def make_loss(
     return loss
 
 
-def softmax_loss(labels, logits, smoothing: float):
+def softmax_loss(labels, logits, smoothing: float, gamma: float = 0.0):
     """Softmax cross entropy per example, of the labels divided by their sum.
 
     Shapes: float32 [B, K], float32 [B, K] -> float32 [B]; 0 for an example without labels, which
     has no gradient either.
-    Source: official: smoothed labels are y * (1 - s) + s / K.
+    With a `gamma` the term of a class with score p counts (1 - p)**gamma (focal loss).
+    Source: official: smoothed labels are y * (1 - s) + s / K; focal: arXiv 1708.02002, and
+    Keras' CategoricalFocalCrossentropy at alpha 1.
     Deviates: there an example without labels makes the loss NaN (defect D11).
     """
     classes = labels.shape[-1]
     # Where the labels are no number, neither is the loss.
     has_labels = tf.cast(tf.reduce_sum(labels, axis=-1) != 0, tf.float32)
     smoothed = _shares(labels) * (1 - smoothing) + smoothing / classes
-    losses = tf.nn.softmax_cross_entropy_with_logits(labels=smoothed, logits=logits)
+    if gamma:
+        terms = smoothed * tf.nn.log_softmax(logits)
+        losses = -tf.reduce_sum(_power(1 - tf.nn.softmax(logits), gamma) * terms, axis=-1)
+    else:
+        losses = tf.nn.softmax_cross_entropy_with_logits(labels=smoothed, logits=logits)
     return has_labels * losses
 
 
-def sigmoid_terms(labels, logits, smoothing: float, class_weights: Sequence[float] | None = None):
+def sigmoid_terms(
+    labels,
+    logits,
+    smoothing: float,
+    class_weights: Sequence[float] | None = None,
+    gamma: float = 0.0,
+):
     """Sigmoid cross entropy per class, of smoothed labels y * (1 - s) + s / 2.
 
     Shapes: float32 [B, K], float32 [B, K] -> float32 [B, K].
     `class_weights` count the terms as `make_loss` says. Smoothing stays inside of a term: were the
     share s / 2 that it gives to an absent label weighted, too, a rare class's weight would make
     its presence the better guess for every image.
-    Source: official.
+    With a `gamma` the part for presence counts (1 - p)**gamma at the score p, that for absence
+    p**gamma (focal loss). Its paper adds up the classes of a box, without smoothing and with a
+    balance alpha; here their mean is taken, as of "sigmoid".
+    Source: official; focal: arXiv 1708.02002.
     """
     weights = 1.0 if class_weights is None else tf.constant(class_weights, tf.float32)
     there, absent = labels * weights, 1 - labels
     low, high = smoothing / 2, 1 - smoothing / 2
     for_presence = there * high + absent * low
     for_absence = there * low + absent * high
+    if gamma:
+        score = tf.sigmoid(logits)
+        for_presence *= _power(1 - score, gamma)
+        for_absence *= _power(score, gamma)
     return for_presence * tf.nn.softplus(-logits) + for_absence * tf.nn.softplus(logits)
 
 
@@ -102,6 +132,11 @@ def class_weights_of(counts: Sequence[int], class_names: Sequence[str]) -> tuple
             )
     total = sum(counts)
     return tuple(total / (len(counts) * count) for count in counts)
+
+
+def _power(base, exponent: float):
+    """`base`, in [0, 1], to a power; its gradient is finite at 0, where the exponent is below 1."""
+    return tf.pow(tf.maximum(base, _SMALLEST), exponent)
 
 
 def _shares(labels):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from hparams import Stage
+from efficientnetv2.training.checkpoint_files import writing
+from hparams import Stage, UserError
 
 SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
 _SHOWN = {  # Of the scores of an evaluation, on the screen.
@@ -27,20 +28,59 @@ def scores_line(scores: dict) -> str:
 
 
 class RunLog:
-    """Records of a run in `model_dir`; what lies after `step` is of a run that did not get on."""
+    """Records of a run in `model_dir`. `count`: how many of them count."""
 
-    def __init__(self, model_dir: str, step: int):
-        os.makedirs(model_dir, exist_ok=True)
+    def __init__(self, model_dir: str):
+        with writing(model_dir):
+            os.makedirs(model_dir, exist_ok=True)
         self.path = os.path.join(model_dir, "metrics.jsonl")
-        _drop_records_after(self.path, step)
+        self.count = 0
         self._directory = os.path.join(model_dir, "tensorboard")
         self._writers = {}
 
     def record(self, kind: str, step: int, stage: int, values: dict) -> None:
-        """Appends {"kind", "step", "stage", …} and the values as TensorBoard scalars."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            line = {"kind": kind, "step": step, "stage": stage, **values}
+        """Appends {"kind", "step", "stage", …} and the values as TensorBoard scalars.
+
+        Raises: UserError if it cannot be written.
+        """
+        line = {"kind": kind, "step": step, "stage": stage, **values}
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self.count += 1
+        with writing(self._directory):
+            self._write_scalars(kind, step, values)
+
+    def keep(self, count: int) -> None:
+        """Drops what lies after the first `count` records: it is of a run that did not get on.
+
+        So is a last line that is no whole record. Raises: UserError if another is none.
+        """
+        records, good = self._read()
+        self.count = min(count, len(good))
+        if len(records) > self.count:
+            with writing(self.path), open(f"{self.path}.part", "w", encoding="utf-8") as file:
+                file.writelines(good[: self.count])
+            with writing(self.path):
+                os.replace(f"{self.path}.part", self.path)
+
+    def last(self, kind: str) -> dict:
+        """Returns the newest record of a kind; empty if there is none."""
+        records = map(json.loads, reversed(self._read()[1]))
+        return next((record for record in records if record["kind"] == kind), {})
+
+    def _read(self) -> tuple[list[str], list[str]]:
+        """Returns the lines of the file, and those of them that are records."""
+        if not os.path.exists(self.path):
+            return [], []
+        with open(self.path, encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()
+        good = [line for line in lines if line.endswith("\n") and _is_record(line)]
+        if lines[: len(good)] != good:
+            number = next(i for i, line in enumerate(lines, 1) if not _is_record(line))
+            raise UserError(f"{self.path}: line {number} is no record; take it out, or mend it")
+        return lines, good
+
+    def _write_scalars(self, kind: str, step: int, values: dict) -> None:
         if kind not in self._writers:
             directory = os.path.join(self._directory, kind)
             self._writers[kind] = tf.summary.create_file_writer(directory)
@@ -50,23 +90,12 @@ class RunLog:
                     tf.summary.scalar(name, value, step=step)
         self._writers[kind].flush()
 
-    def last(self, kind: str) -> dict:
-        """Returns the newest record of a kind; empty if there is none."""
-        if not os.path.exists(self.path):
-            return {}
-        with open(self.path, encoding="utf-8") as file:
-            records = [json.loads(line) for line in file]
-        return next((record for record in reversed(records) if record["kind"] == kind), {})
 
-
-def _drop_records_after(path: str, step: int) -> None:
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
-        file.writelines(lines)
-    os.replace(f"{path}.part", path)
+def _is_record(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 class Counter:
@@ -130,7 +159,7 @@ class Progress:
         self.stream.flush()
 
     def _left(self, stage: Stage, step: int, speed: float) -> str:
-        images = 0.0  # Of the present stage's size.
+        images, stage = 0.0, self.stages[stage.index]  # Of its size; of variants, a mixture.
         for other in self.stages[stage.index :]:
             steps = other.end_step - max(other.first_step, step)
             images += steps * other.batch_size * (other.image_size / stage.image_size) ** 2

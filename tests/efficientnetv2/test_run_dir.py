@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import pytest
 
@@ -29,40 +30,87 @@ def test_a_run_opens_with_the_config_and_class_names_it_was_started_with(tmp_pat
     model_dir = str(tmp_path / "new" / "run")
     run_dir.start_run(model_dir, CONFIG, NAMES)
     assert run_dir.open_run(model_dir) == (CONFIG, NAMES)
-    run_dir.start_run(model_dir, CONFIG, NAMES)  # Resuming with the same settings is no error.
+    run_dir.check_run(model_dir, CONFIG, NAMES)  # Resuming with the same settings is no error.
     assert not list(tmp_path.rglob("*.part"))
 
 
+def changed_run(directory, override, **more):
+    """A run of CONFIG in a directory that goes on with `override`; returns the new config."""
+    run_dir.start_run(str(directory), CONFIG, NAMES)
+    config = hparams.with_overrides(CONFIG, override)
+    run_dir.check_run(str(directory), config, NAMES, **more)
+    run_dir.start_run(str(directory), config, NAMES)
+    return config
+
+
 @pytest.mark.parametrize(
-    "override", ["train.lr_base=0.5", "train.seed=3", "data.ram=7", "model.act_fn=relu"]
+    ("override", "values"),
+    [
+        ("train.lr_base=0.5", "train.lr_base=0.016 (now 0.5)"),
+        ("train.seed=3", "train.seed=0 (now 3)"),
+        ("model.act_fn=relu", "model.act_fn=silu (now relu)"),
+        ("train.freeze=stem", "train.freeze=null (now stem)"),
+        ("train.freeze_bn=true", "train.freeze_bn=null (now true)"),
+        ("eval.best_metric=top1", "eval.best_metric=null (now top1)"),
+        (
+            "train.epochs=7,runtime.checkpoint_steps=3,data.ram=20",
+            "train.epochs=350 (now 7), data.ram=10.0 (now 20.0)",
+        ),
+    ],
 )
-def test_resuming_with_other_settings_is_refused(tmp_path, override):
-    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
-    changed = hparams.with_overrides(CONFIG, override)
-    key = override.split("=")[0]
-    with pytest.raises(UserError, match=f"other values of {key};"):
-        run_dir.start_run(str(tmp_path), changed, NAMES)
+def test_resuming_with_other_settings_is_refused(tmp_path, override, values):
+    theirs = re.escape(values.replace("350", str(CONFIG.train.epochs)))
+    with pytest.raises(UserError, match=f"a run with {theirs}; give the same .*--allow_changes"):
+        changed_run(tmp_path, override)
     assert run_dir.open_run(str(tmp_path)) == (CONFIG, NAMES)
+    assert not list(tmp_path.glob("config.*.yaml"))
 
 
-def test_all_settings_that_differ_are_named(tmp_path):
+def test_a_run_goes_on_with_other_settings_where_that_is_asked_for(tmp_path):
+    changed = changed_run(tmp_path, "train.lr_base=0.5", allow_changes=True)
+    assert run_dir.open_run(str(tmp_path))[0] == changed
+    assert hparams.load_config(str(tmp_path / "config.0.yaml")) == CONFIG
+
+
+def test_the_config_that_was_trained_with_is_kept_under_the_step_it_held_to(tmp_path):
+    for name in ("ckpt-8.json", "ckpt-8.index", "ckpt-12.json", "ckpt-12.index"):
+        (tmp_path / name).write_text("{}")
+    changed_run(tmp_path, "train.lr_base=0.5", allow_changes=True)
+    again = hparams.with_overrides(CONFIG, "train.lr_base=0.7")
+    run_dir.start_run(str(tmp_path), again, NAMES)  # Nothing was trained in between.
+    assert [path.name for path in tmp_path.glob("config.*.yaml")] == ["config.12.yaml"]
+    assert hparams.load_config(str(tmp_path / "config.12.yaml")) == CONFIG
+    assert run_dir.open_run(str(tmp_path))[0] == again
+
+
+def test_other_classes_are_refused_whatever_may_change(tmp_path):
     run_dir.start_run(str(tmp_path), CONFIG, NAMES)
-    changed = hparams.with_overrides(
-        CONFIG, "train.epochs=7,runtime.checkpoint_steps=3,data.ram=20"
-    )
-    with pytest.raises(UserError, match="other values of train.epochs, data.ram;"):
-        run_dir.start_run(str(tmp_path), changed, NAMES)
+    with pytest.raises(UserError, match="class 'cat' where the data has 'cow'"):
+        run_dir.check_run(str(tmp_path), CONFIG, ("cow", *NAMES[1:]), allow_changes=True)
 
 
 @pytest.mark.parametrize(
     "override",
-    ["runtime.log_step_count_steps=3", "eval.batch_size=7", "data.data_dir=/somewhere/else"],
+    [
+        "runtime.log_step_count_steps=3",
+        "eval.batch_size=7",
+        "eval.every_epochs=2",
+        "data.data_dir=/somewhere/else",
+        "train.on_nan=rollback",
+    ],
 )
 def test_settings_that_do_not_change_the_result_may_differ(tmp_path, override):
-    run_dir.start_run(str(tmp_path), CONFIG, NAMES)
-    changed = hparams.with_overrides(CONFIG, override)
-    run_dir.start_run(str(tmp_path), changed, NAMES)
+    changed = changed_run(tmp_path, override)
     assert run_dir.open_run(str(tmp_path))[0] == changed
+    assert not list(tmp_path.glob("config.*.yaml"))
+
+
+def test_how_often_is_evaluated_may_not_differ_where_evaluations_choose(tmp_path):
+    selecting = hparams.with_overrides(CONFIG, "eval.best_metric=top1")
+    run_dir.start_run(str(tmp_path), selecting, NAMES)
+    changed = hparams.with_overrides(selecting, "eval.every_epochs=2")
+    with pytest.raises(UserError, match=r"eval.every_epochs=1 \(now 2\)"):
+        run_dir.check_run(str(tmp_path), changed, NAMES)
 
 
 def test_a_folder_without_a_run_is_a_user_error(tmp_path):
@@ -92,15 +140,15 @@ def test_a_run_keeps_its_own_copy_of_a_json_architecture(json_run):
 
 def test_resuming_a_json_architecture_needs_the_same_content(json_run):
     path, config, run = json_run
-    run_dir.start_run(run, config, NAMES)
+    run_dir.check_run(run, config, NAMES)
     for change in ({"head_channels": 24}, {"activation": "relu"}):
         save_spec(dataclasses.replace(SPEC, **change), str(path))
         with pytest.raises(UserError, match=f"^{path} is not the architecture that {run} was star"):
-            run_dir.start_run(run, config, NAMES)
+            run_dir.check_run(run, config, NAMES)
         assert load_spec(os.path.join(run, run_dir.SPEC_FILE)) == SPEC
     path.unlink()
     with pytest.raises(UserError, match=f"cannot read the architecture {path}: No such file"):
-        run_dir.start_run(run, config, NAMES)
+        run_dir.check_run(run, config, NAMES)
 
 
 def test_checking_a_run_writes_nothing(tmp_path):
@@ -110,7 +158,7 @@ def test_checking_a_run_writes_nothing(tmp_path):
     assert os.listdir(model_dir) == []
     run_dir.start_run(model_dir, CONFIG, NAMES)
     changed = hparams.with_overrides(CONFIG, "train.seed=3")
-    with pytest.raises(UserError, match="other values of train.seed;"):
+    with pytest.raises(UserError, match="a run with train.seed=0 "):
         run_dir.check_run(model_dir, changed, NAMES)
 
 

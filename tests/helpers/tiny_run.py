@@ -1,15 +1,13 @@
-"""A tiny network, its config and data, shared by tests. As a script: a run that kills itself."""
+"""A tiny network, its config and data, shared by tests."""
 
-import os
-import signal
-import sys
-
+import keras
 import numpy as np
 import tensorflow as tf
 
 import hparams
 from efficientnetv2 import Blocks, ModelSpec, build_model
-from efficientnetv2.training import Trainer, trainer
+from efficientnetv2.noise import HeadDropout
+from efficientnetv2.training import Trainer
 
 CLASSES = 12
 SPEC = ModelSpec(
@@ -44,16 +42,40 @@ def make_model(bn_synchronized: bool = False):
     return build_model(SPEC, num_classes=CLASSES, bn_synchronized=bn_synchronized)
 
 
+def make_quick_model() -> keras.Model:
+    """Convolution, BatchNorm, dropout, classifier: each kind of state, and traced fast."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False, name="stem_conv")(x)
+    x = keras.layers.BatchNormalization(name="stem_bn")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    x = HeadDropout(0.2, name="head_dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="classifier")(x))
+
+
 def make_batches(stage: hparams.Stage, first_step: int) -> tf.data.Dataset:
-    """Batch i is a function of i and the stage's shape."""
+    """Batch i is a function of i and the stage's shape; of a variant, the steps that draw it."""
+    return _batches(stage, first_step)
+
+
+def make_poisoned_batches(*bad_steps: int):
+    """Gives a `make_batches` in which the labels of some steps are not finite."""
+    return lambda stage, first_step: _batches(stage, first_step, bad_steps)
+
+
+def _batches(stage, first_step, bad_steps=()):
     size, rows = stage.image_size, stage.batch_size
+    steps = [i for i in range(first_step, stage.end_step) if stage.has_step(i)]
+    bad = tf.constant([-1, *bad_steps], tf.int64)
 
     def batch(i):
         image = tf.random.stateless_uniform([rows, size, size, 3], [7, i], 0, 256, tf.int32)
         label = tf.random.stateless_uniform([rows], [8, i], 0, CLASSES, tf.int32)
-        return {"image": tf.cast(image, tf.uint8)}, {"label": tf.one_hot(label, CLASSES)}
+        label = tf.one_hot(label, CLASSES)
+        label = tf.where(tf.reduce_any(bad == i), np.float32(np.nan), label)
+        return {"image": tf.cast(image, tf.uint8)}, {"label": label}
 
-    return tf.data.Dataset.range(first_step, stage.end_step).map(batch)
+    return tf.data.Dataset.from_tensor_slices(tf.constant(steps, tf.int64)).map(batch)
 
 
 def make_examples(count: int = 21, size: int = 32) -> tf.data.Dataset:
@@ -64,24 +86,8 @@ def make_examples(count: int = 21, size: int = 32) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(({"image": images}, {"label": labels}))
 
 
-def make_trainer(model_dir, config=None, strategy=None, model=make_model) -> Trainer:
+def make_trainer(model_dir, config=None, strategy=None, model=make_model, **more) -> Trainer:
     config = config or make_config()
     strategy = strategy or tf.distribute.get_strategy()
-    return Trainer(config, hparams.make_stages(config), str(model_dir), strategy, model=model)
-
-
-def run_until_killed(model_dir: str, last_step: int) -> None:
-    """Starts a run that ends with SIGKILL when step `last_step` is about to be made."""
-    learning_rate_at = trainer.learning_rate_at
-
-    def killing(config, stages, step):
-        if step == last_step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return learning_rate_at(config, stages, step)
-
-    trainer.learning_rate_at = killing
-    make_trainer(model_dir).train(make_batches, make_examples)
-
-
-if __name__ == "__main__":
-    run_until_killed(sys.argv[1], int(sys.argv[2]))
+    stages = hparams.make_stages(config)
+    return Trainer(config, stages, str(model_dir), strategy, model=model, **more)

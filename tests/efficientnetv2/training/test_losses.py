@@ -1,5 +1,6 @@
 """The losses, by numbers worked out by hand, and the weights of classes."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ from efficientnetv2.training.losses import (
     softmax_loss,
 )
 from hparams import UserError
+from hparams.train_config import LOSS_TYPES
 
 LN2, LN3 = np.log(2.0), np.log(3.0)
 # Softmax of these is 1/2, 1/4, 1/4; the sigmoid of LN3 is 3/4.
@@ -105,7 +107,7 @@ def test_sigmoid_terms_agree_with_tensorflow_and_are_stable(smoothing):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss_type", ["softmax", "sigmoid", "custom"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0, 3.0)])
 def test_what_is_no_number_stays_so_and_in_its_example(loss_type, weights):
     """A run ends at such a loss: it must not be taken for an example without labels."""
@@ -117,7 +119,7 @@ def test_what_is_no_number_stays_so_and_in_its_example(loss_type, weights):
         np.testing.assert_array_equal(np.isnan(found), [True, True, False])
 
 
-@pytest.mark.parametrize("loss_type", ["softmax", "sigmoid", "custom"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_class_weight_multiplies_the_loss_of_its_examples(loss_type):
     labels, logits = np.eye(3), np.random.default_rng(0).normal(size=(3, 3))
     plain = losses_of(make_loss(loss_type, smoothing=0.1), labels, logits)
@@ -137,6 +139,61 @@ def test_softmax_of_several_labels_weighs_by_their_shares():
     loss = make_loss("softmax", class_weights=(0.5, 4, 1), multi_label=True)
     found = losses_of(loss, [[1, 1, 0], [0, 0, 0]], [LOGITS, LOGITS])
     np.testing.assert_allclose(found, [1.5 * LN2 * 2.25, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_is_that_of_keras(gamma, smoothing):
+    rng = np.random.default_rng(0)
+    labels, logits = rng.dirichlet(np.ones(5), 7), rng.normal(size=(7, 5)) * 3
+    keras_loss = keras.losses.CategoricalFocalCrossentropy(
+        alpha=1.0, gamma=gamma, from_logits=True, label_smoothing=smoothing, reduction="none"
+    )
+    found = losses_of(make_loss("focal", smoothing=smoothing, focal_gamma=gamma), labels, logits)
+    expected = losses_of(keras_loss, labels, logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_focal_by_hand():
+    """Scores 1/2, 1/4, 1/4; of the sigmoid 3/4 and 1/2."""
+    found = losses_of(make_loss("focal", focal_gamma=2.0), [[1, 0, 0]], [LOGITS])
+    np.testing.assert_allclose(found, [0.25 * LN2], rtol=1e-6)
+    loss = make_loss("sigmoid_focal", focal_gamma=2.0)
+    terms = [0.25**2 * np.log(4 / 3), 0.5**2 * LN2]
+    np.testing.assert_allclose(losses_of(loss, [[1, 0]], [[LN3, 0]]), [np.mean(terms)], rtol=1e-6)
+    absent = [0.75**2 * np.log(4), 0.5**2 * LN2]
+    np.testing.assert_allclose(losses_of(loss, [[0, 1]], [[LN3, 0]]), [np.mean(absent)], rtol=1e-6)
+
+
+def test_sigmoid_focal_is_that_of_keras():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 2, (6, 5)), rng.normal(size=(6, 5)) * 3
+    keras_loss = keras.losses.BinaryFocalCrossentropy(
+        gamma=1.5, from_logits=True, label_smoothing=0.0, reduction="none"
+    )
+    found = losses_of(make_loss("sigmoid_focal", focal_gamma=1.5), labels, logits)
+    np.testing.assert_allclose(found, losses_of(keras_loss, labels, logits), rtol=1e-4)
+
+
+@pytest.mark.parametrize("focal, plain", [("focal", "softmax"), ("sigmoid_focal", "sigmoid")])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_focal_without_gamma_is_the_plain_loss(focal, plain, multi_label):
+    labels, logits = [[1, 0, 0.5], [0, 0, 0]], [LOGITS, [1, 2, 30]]
+    settings = {"smoothing": 0.1, "class_weights": (0.5, 1, 4), "multi_label": multi_label}
+    found = losses_of(make_loss(focal, focal_gamma=0.0, **settings), labels, logits)
+    np.testing.assert_array_equal(found, losses_of(make_loss(plain, **settings), labels, logits))
+    other = losses_of(make_loss(focal, focal_gamma=2.0, **settings), labels, logits)
+    assert (other[0] < found[0]).all()
+
+
+@pytest.mark.parametrize("loss_type", ["focal", "sigmoid_focal"])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_has_a_finite_gradient_where_the_score_is_sure(loss_type, gamma):
+    loss = make_loss(loss_type, focal_gamma=gamma)
+    for logits in ([[200.0, 0, 0]], [[-200.0, 0, 0]]):
+        losses, gradient = with_gradient(loss, [[1, 0, 0]], logits)
+        assert np.isfinite(losses).all()
+        assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("loss_type, terms", [("sigmoid", 2), ("custom", 1)])
@@ -182,8 +239,13 @@ def test_a_class_without_examples_has_no_weight():
 
 
 def test_each_loss_has_its_activation():
-    found = {name: activation_of(name) for name in ("softmax", "sigmoid", "custom")}
-    assert found == {"softmax": "softmax", "sigmoid": "sigmoid", "custom": "sigmoid"}
+    assert {name: activation_of(name) for name in LOSS_TYPES} == {
+        "softmax": "softmax",
+        "sigmoid": "sigmoid",
+        "custom": "sigmoid",
+        "focal": "softmax",
+        "sigmoid_focal": "sigmoid",
+    }
 
 
 def test_softmax_loss_runs_in_a_graph():

@@ -3,11 +3,13 @@
 import io
 import json
 
+import pytest
 import tiny_run
 
 import hparams
 from efficientnetv2.training import run_log
 from efficientnetv2.training.run_log import Progress, RunLog, scores_line
+from hparams import UserError
 
 STAGES = hparams.make_stages(tiny_run.make_config())
 
@@ -22,7 +24,7 @@ def lines(directory):
 
 
 def test_records_go_to_a_file_and_to_tensorboard(tmp_path):
-    log = RunLog(str(tmp_path), 0)
+    log = RunLog(str(tmp_path))
     assert log.last("train") == {}
     log.record("train", 4, 0, {"loss": 1.5})
     log.record("eval", 4, 0, {"top1": 0.5, "examples": 10})
@@ -32,20 +34,53 @@ def test_records_go_to_a_file_and_to_tensorboard(tmp_path):
         {"kind": "eval", "step": 4, "stage": 0, "top1": 0.5, "examples": 10},
         {"kind": "train", "step": 8, "stage": 1, "loss": 0.5},
     ]
+    assert log.count == 3
     assert log.last("train")["step"] == 8
     assert log.last("eval")["top1"] == 0.5
     written = {p.parent.name for p in (tmp_path / "tensorboard").rglob("events*")}
     assert written == {"train", "eval"}
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
-    log = RunLog(str(tmp_path), 0)
-    for step in (2, 4, 6):
-        log.record("train", step, 0, {"loss": 1.0})
+@pytest.mark.parametrize("rest", ["", '{"kind": "train", "st', '{"kind": "train"}', "\x00\x00\n"])
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path, rest):
+    """Also where that is of the checkpoint's own step, and a line that was not finished."""
+    log = RunLog(str(tmp_path))
+    for kind, step in (("train", 2), ("train", 4), ("eval", 4), ("train", 6)):
+        log.record(kind, step, 0, {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')
-    RunLog(str(tmp_path), 4).record("train", 5, 0, {"loss": 2.0})
+        file.write(rest)
+    again = RunLog(str(tmp_path))
+    assert again.last("train")["step"] == 6
+    again.keep(2)
+    again.record("train", 5, 0, {"loss": 2.0})
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 5]
+    assert again.count == 3
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_line_that_is_no_record_is_dropped_only_at_the_end(tmp_path):
+    log = RunLog(str(tmp_path))
+    log.record("train", 2, 0, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    log.keep(9)
+    assert (log.count, len(lines(tmp_path))) == (1, 1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("what?\n")
+    log.record("train", 4, 0, {"loss": 1.0})
+    with pytest.raises(UserError, match="metrics.jsonl: line 2 is no record; take it out"):
+        log.keep(9)
+
+
+def test_a_record_that_cannot_be_written_is_a_user_error(tmp_path):
+    log = RunLog(str(tmp_path))
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot write .*metrics.jsonl: Is a directory"):
+        log.record("train", 2, 0, {"loss": 1.0})
+    (tmp_path / "tensorboard").write_text("")
+    (tmp_path / "metrics.jsonl").rmdir()
+    with pytest.raises(UserError, match="cannot write .*tensorboard: "):
+        log.record("train", 2, 0, {"loss": 1.0})
 
 
 def test_the_progress_line_shows_where_the_run_is(monkeypatch):
@@ -62,6 +97,19 @@ def test_the_progress_line_shows_where_the_run_is(monkeypatch):
         "\r\x1b[Kstage 3/4  27px  step 7/12  8 images/s  loss 1.250  accuracy 0.500  "
         f"left 0:00:{seconds:02d}"
     )
+
+
+def test_the_time_left_of_a_mixture_of_sizes_does_not_follow_the_last_one(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
+    config = tiny_run.make_config("train.schedule=random")
+    (stage,) = hparams.make_stages(config)
+    terminal = Terminal()
+    progress = Progress((stage,), terminal)
+    now[0] += 2
+    progress.update(stage.variants[0], 2, images=16, loss=1.25, accuracy=0.5)
+    assert "  17px  step 2/12  8 images/s" in terminal.getvalue()
+    assert terminal.getvalue().endswith("left 0:00:10")
 
 
 def test_a_file_gets_a_line_now_and_then(monkeypatch):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_run
 
-from efficientnetv2.training.step_noise import StepNoise
+from efficientnetv2 import build_model
+from efficientnetv2.training.step_noise import DrawnNoise, StepNoise
 
 
 def drop(seed=0, step=0, first_row=0, rows=8, shape=(6,), rate=0.5, name="layer"):
@@ -51,3 +53,34 @@ def test_the_largest_seed_is_valid():
 def test_keeps_the_dtype():
     noise = StepNoise(0, tf.constant(0, tf.int64), tf.constant(0), 8)
     assert noise.drop(tf.ones([8, 3], tf.bfloat16), 0.5, "layer").dtype == tf.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_half_precision_drops_what_float32_does(dtype):
+    """Official noise in bfloat16 has steps of 1/128, which moves small rates (D17)."""
+    whole, half = (
+        StepNoise(0, tf.constant(0, tf.int64), tf.constant(0), 4096).drop(
+            tf.ones([4096, 8], t), 0.005, "layer"
+        )
+        for t in (tf.float32, dtype)
+    )
+    np.testing.assert_array_equal(tf.cast(half, tf.float32) == 0, whole == 0)
+    assert 0.003 < np.mean(whole == 0) < 0.007
+
+
+def test_noise_drawn_before_is_that_of_the_step_and_xla_drops_by_it():
+    model = build_model(tiny_run.SPEC, num_classes=3, drop_path_rate=0.9, dropout_rate=0.5)
+    noise = StepNoise(3, tf.constant(7, tf.int64), tf.constant(4), 8)
+    numbers = noise.drawn(model, 4)
+    features, images = tf.ones([4, 16]), tf.ones([4, 2, 2, 8])
+    assert set(numbers) == {"head_dropout", "blocks_1_drop_path"}
+
+    @tf.function(jit_compile=True)
+    def compiled(x, rate, numbers, name):
+        return DrawnNoise(numbers).drop(x, rate, name)
+
+    for x, rate, name in ((features, 0.5, "head_dropout"), (images, 0.45, "blocks_1_drop_path")):
+        expected = noise.drop(x, rate, name)
+        assert 0 < np.mean(expected == 0) < 1
+        np.testing.assert_array_equal(DrawnNoise(numbers).drop(x, rate, name), expected)
+        np.testing.assert_array_equal(compiled(x, rate, numbers, name), expected)

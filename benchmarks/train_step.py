@@ -1,0 +1,120 @@
+"""How many images a second a training step takes, beside `keras.applications`.
+
+    python -m benchmarks.train_step [--cases=b0@192,s@128] [--batch=16] [--precision=bfloat16]
+
+Every contender trains the same variant on the same batch of random images with the same loss, the
+official RMSProp and precision, each in a process of its own, so that its peak memory is its own.
+They take turns: a round is a few steps of each, so that what else the machine does falls on all.
+"CPU" is the time of all cores that a step takes, which other work on the machine hardly changes.
+`ours` is what `--mode=train` runs: with weight decay, the moving average of the weights and the
+norm of the gradient, which Keras' own loop, "fit", goes without.
+Prints a table for each case and writes JSON with --json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+CONTENDERS = ("ours", "ours, fit", "keras.applications, fit")
+ROOT = Path(__file__).parents[1]
+
+
+class Contender:
+    """A process of `benchmarks.contenders`; it answers each line with a line of JSON."""
+
+    def __init__(self, name: str, case: str, options):
+        command = [sys.executable, "-m", "benchmarks.contenders", name, case]
+        command += [str(options.batch), options.precision, options.jit]
+        self.name = name
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.first = self._answer()
+        self.rounds: list[dict] = []
+
+    def turn(self, steps: int) -> None:
+        """Makes some steps; the process is idle before and after."""
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        self.rounds.append(self._answer())
+
+    def close(self) -> dict:
+        """Returns the figures; seconds and CPU seconds are of a step, in every round."""
+        self.process.stdin.close()
+        memory = self._answer()
+        self.process.wait()
+        rounds = {key: [made[key] for made in self.rounds] for key in ("seconds", "cpu_seconds")}
+        return {**self.first, **memory, **rounds}
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"error: {self.name!r} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+
+def run_case(case: str, options) -> dict:
+    """Contender -> figures."""
+    wanted = options.only.split(";") if options.only else list(CONTENDERS)
+    running = []
+    for name in wanted:
+        print(f"\r{case}: starting {name:30}", end="", file=sys.stderr)
+        running.append(Contender(name, case, options))
+    for number in range(options.rounds):
+        print(f"\r{case}: round {number + 1:40}", end="", file=sys.stderr)
+        for contender in running if number % 2 == 0 else running[::-1]:
+            contender.turn(options.steps)
+    found = {contender.name: contender.close() for contender in running}
+    print(f"\r{' ' * 60}\r{table(case, found, options)}\n", flush=True)
+    return found
+
+
+def table(case: str, found: dict, options) -> str:
+    """One case. The ratios are medians over the rounds, to the last contender."""
+    base = list(found.values())[-1]
+    head = f"{case}, batch {options.batch}, {options.precision}"
+    lines = [f"{head:32} images/s   ratio  CPU ratio  first step, s (CPU)  peak MB"]
+    for name, figures in found.items():
+        rate = options.batch / statistics.median(figures["seconds"])
+        ratios = [
+            statistics.median(b / a for a, b in zip(figures[key], base[key]))
+            for key in ("seconds", "cpu_seconds")
+        ]
+        first = f"{figures['first_seconds']:.1f} ({figures['first_cpu_seconds']:.1f})"
+        lines.append(
+            f"{name:32} {rate:8.1f}  {ratios[0]:6.2f}  {ratios[1]:9.2f}  {first:>19}  "
+            f"{figures['peak_mb']:7.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="b0@192,s@128", help="variant@pixels,…")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--jit", default="off", choices=("off", "on"), help="XLA")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=3, help="of a round")
+    parser.add_argument("--only", help=f"some of: {';'.join(CONTENDERS)}")
+    parser.add_argument("--json", help="where to write the figures")
+    options = parser.parse_args()
+    if options.rounds < 1 or options.steps < 1 or options.batch < 2:
+        sys.exit("error: --rounds and --steps must be at least 1, --batch at least 2")
+    load = os.getloadavg()[0]
+    results = {case: run_case(case, options) for case in options.cases.split(",")}
+    print(
+        f"load of the machine: {load:.1f} before, {os.getloadavg()[0]:.1f} after (ours is 1 to 2)"
+    )
+    if options.json:
+        settings = {**vars(options), "load": [load, os.getloadavg()[0]]}
+        text = json.dumps({"settings": settings, "results": results}, indent=1)
+        Path(options.json).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
