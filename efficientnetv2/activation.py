@@ -6,6 +6,7 @@ from efficientnetv2.compat import ON_TENSORFLOW
 
 _SILU = keras.activations.get("silu")
 
+
 @keras.saving.register_keras_serializable("efficientnetv2")
 class Activation(keras.layers.Activation):
     """Keras' layer; in training on CPUs the gradient of SiLU is compiled by XLA.

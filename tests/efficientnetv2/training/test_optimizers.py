@@ -22,7 +22,8 @@ class Reference:
 
     def step(self, rate, gradient):
         self.mean_square = 0.9 * self.mean_square + 0.1 * gradient**2
-        self.momentum = self.decay * self.momentum + rate * gradient / np.sqrt(self.mean_square + 1e-3)
+        scaled = gradient / np.sqrt(self.mean_square + 1e-3)
+        self.momentum = self.decay * self.momentum + rate * scaled
         self.weight = self.weight - self.momentum
 
 
