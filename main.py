@@ -47,7 +47,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("labels", None, "With --weights: a file with a class name per line.")
 flags.DEFINE_string("data_dir", None, "Directory of the images, or of TensorFlow Datasets.")
-flags.DEFINE_string("strategy", "auto", "auto, one, mirrored (gpus) or tpu.")
+flags.DEFINE_string("strategy", "auto", "auto, one, mirrored (gpus), multiworker, tpu; see README.")
 flags.DEFINE_string("tpu", None, "Name or address of the TPU, with --strategy=tpu.")
 flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_bool("allow_changes", False, "Resume a run with settings that differ from its own.")

@@ -1,5 +1,6 @@
 """For all tests: two logical CPU devices, set before TensorFlow starts, and main.py to call."""
 
+import itertools
 import json
 import os
 
@@ -12,6 +13,11 @@ from absl.testing import flagsaver
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+# Each strategy of a process numbers its collectives from the same key, so that those of two tests
+# would meet; a program has one strategy.
+keys = itertools.count(0, 1000)
+tf.distribute.MirroredStrategy._collective_key_base = property(lambda strategy: next(keys))
 
 
 def run(*arguments):

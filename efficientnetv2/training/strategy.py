@@ -1,5 +1,6 @@
 """Which devices a run uses."""
 
+import functools
 import json
 import os
 import sys
@@ -35,8 +36,13 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.S
     gpus = tf.config.list_logical_devices("GPU")
     if name in ("mirrored", "gpus") or (name == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored_strategy(*(device.name for device in devices))
     return tf.distribute.get_strategy()
+
+
+@functools.cache  # Two of one process would mix up their collective operations.
+def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _tpu_strategy(tpu: str | None) -> tf.distribute.Strategy:

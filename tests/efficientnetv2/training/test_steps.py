@@ -141,7 +141,7 @@ def two_replicas():
 class Run:
     """A network with noise and its steps on the same batch."""
 
-    def __init__(self, overrides="", strategy=STRATEGY, synchronized=True, batch=8):
+    def __init__(self, overrides="", strategy=STRATEGY, batch=8):
         config = tiny_run.make_config(f"model.dropout_rate=0.2,{overrides}")
         self.strategy, self.batch = strategy, batch
         stage = hparams.make_stages(config)[0]
@@ -149,7 +149,7 @@ class Run:
         with strategy.scope():
             with policy_scope(config.train.precision):
                 several = strategy.num_replicas_in_sync > 1
-                self.model = tiny_run.make_model(synchronized and several)
+                self.model = tiny_run.make_model(several)
             self.optimization = Optimization(config, self.model)
             self.average = WeightAverage(self.model, 0.9)
         self.train_step = make_train_step(

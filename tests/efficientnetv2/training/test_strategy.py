@@ -28,6 +28,7 @@ def test_mirrored_takes_all_devices_of_a_kind(name):
     made = make_strategy(name)
     assert isinstance(made, tf.distribute.MirroredStrategy)
     assert made.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU")) == 2
+    assert make_strategy(name) is made
 
 
 def test_an_unknown_name_is_a_user_error():

@@ -85,9 +85,7 @@ class TestAnotherWorker:
 
     def test_the_end_of_another_is_told_in_one_line(self, monkeypatch):
         workers = of_several(monkeypatch, 0, [0, 0])
-        text = (
-            "node\nCollective ops is aborted by: task 1 has crashed\nThe error could be\n\t [[x]]"
-        )
+        text = "node\nCollective ops is aborted by: task 1 has crashed\nThe error could be"
         line = r"^another worker has ended \(task 1 has crashed\); see"
         with pytest.raises(UserError, match=line), workers.lost_told():
             raise tf.errors.UnavailableError(None, None, text)
@@ -164,9 +162,8 @@ def test_two_workers_end_as_one_process_does(undisturbed):
 def test_the_chief_alone_writes_and_talks(undisturbed, folder):
     one, _, two, [chief, other] = undisturbed
     assert other.stdout == ""
-    assert other.stderr.splitlines() == [
-        f"worker 1 of 2 workers, at {two.addresses[1]}; waiting for all"
-    ]
+    line = f"worker 1 of 2 workers, at {two.addresses[1]}; waiting for all"
+    assert line in other.stderr.splitlines()
     names = {path.relative_to(one.model_dir).name for path in one.model_dir.rglob("*")}
     found = [path.relative_to(two.model_dir).name for path in two.model_dir.rglob("*")]
     events = [name for name in found if name.startswith("events.")]

@@ -43,7 +43,8 @@ def save(directory, averaged=True):
         weight.assign(value_of(path, shape))
         if averaged:
             average.by_path[path].assign(value_of(path, shape, averaged=True))
-    return RunCheckpoint(str(directory), model, optimizer, average, keep=3).save(5)
+    state = {f"{i}/{var_path(v)}": tf_variable(v) for i, v in enumerate(optimizer.variables)}
+    return RunCheckpoint(str(directory), model, state, average, keep=3).save(5)
 
 
 def numbers(model):
