@@ -111,5 +111,5 @@ def evaluate(labels, logits, weight):
     step = make_eval_step(tf.distribute.get_strategy(), model, "sigmoid", curve)
     image = tf.constant(np.asarray(logits)[:, None, None], tf.float32)
     features = {"image": image, "weight": tf.constant(weight, tf.float32)}
-    sums = step(features, {"label": tf.constant(labels)}).numpy()
-    return float(curve.result()), sums
+    sums, _ = step(features, {"label": tf.constant(labels)})
+    return float(curve.result()), sums.numpy()

@@ -217,7 +217,7 @@ def test_settings_of_pytorchs_weights_have_its_padding(monkeypatch, tmp_path, ar
     from efficientnetv2.weights import named
 
     stored = dataclasses.replace(named.read_weights(path), padding="symmetric", num_classes=9)
-    monkeypatch.setattr(named, "read_weights", lambda path: stored)
+    monkeypatch.setattr(named, "read_weights", lambda path, use_ema: stored)
     settings = open_weights(NAME, path).settings
     assert settings == {"data.num_classes": 9, "model.padding": "symmetric"}
 
