@@ -170,9 +170,8 @@ def trained_weights(model: keras.Model, config: Config) -> list:
 
 def _not_frozen(weights: list, config: Config) -> list:
     """The weights that `train.varsexp` and `train.freeze` leave."""
-    every, last = weights, var_path(weights[-1])
-    for key, keep in (("varsexp", True), ("freeze", False)):
-        pattern = getattr(config.train, key)
+    train, every, last = config.train, weights, var_path(weights[-1])
+    for key, pattern, keep in (("varsexp", train.varsexp, True), ("freeze", train.freeze, False)):
         if pattern is None:
             continue
         if not any(re.search(pattern, var_path(w)) for w in every):

@@ -14,7 +14,7 @@ from hparams import UserError, get_config, load_config, save_config, with_overri
 from hparams.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
-PACKAGES = ("datasets", "efficientnetv2", "export", "hparams")
+PACKAGES = ("datasets", "efficientnetv2", "export", "hparams", "modes")
 
 
 def test_config_is_frozen_and_copies_are_apart():
