@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from hparams import UserError
+from hparams import UserError, reason_of
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def replacing(path: str) -> Iterator[str]:
         tf.io.gfile.rename(part, path, overwrite=True)
     except (OSError, tf.errors.OpError) as error:
         _remove(part)
-        raise UserError(f"cannot write {path}: {_reason(error)}") from error
+        raise UserError(f"cannot write {path}: {reason_of(error)}") from error
     except BaseException:
         _remove(part)
         raise
@@ -46,15 +46,9 @@ def make_folder(path: str) -> None:
     try:
         tf.io.gfile.makedirs(path)
     except tf.errors.OpError as error:
-        raise UserError(f"cannot make the folder {path}: {_reason(error)}") from error
+        raise UserError(f"cannot make the folder {path}: {reason_of(error)}") from error
 
 
 def _remove(part: str) -> None:
     with contextlib.suppress(tf.errors.OpError):  # The first error is the one to tell.
         tf.io.gfile.remove(part)
-
-
-def _reason(error: Exception) -> str:
-    """The reason in one line, without the path: "No space left on device"."""
-    text = error.strerror if isinstance(error, OSError) else error.message
-    return " ".join((text or str(error)).split()).rpartition("; ")[2]

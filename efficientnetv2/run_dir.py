@@ -6,7 +6,15 @@ import os
 from itertools import zip_longest
 
 from efficientnetv2.spec_files import is_spec_file, load_spec, save_spec
-from hparams import Config, UserError, differing_keys, load_config, save_config, with_values
+from hparams import (
+    Config,
+    UserError,
+    differing_keys,
+    load_config,
+    save_config,
+    with_values,
+    write_whole,
+)
 from hparams.overrides import flatten
 
 CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
@@ -74,9 +82,7 @@ def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> N
     if is_spec_file(config.model.model_name):
         save_spec(load_spec(config.model.model_name), os.path.join(model_dir, SPEC_FILE))
     labels = os.path.join(model_dir, LABELS_FILE)
-    with open(f"{labels}.part", "w", encoding="utf-8") as file:
-        file.writelines(f"{name}\n" for name in class_names)
-    os.replace(f"{labels}.part", labels)
+    write_whole(labels, "".join(f"{name}\n" for name in class_names))
     # Last: where there is a config, there is all of it.
     save_config(config, path)
 

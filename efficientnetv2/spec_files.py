@@ -10,7 +10,7 @@ import types
 import typing
 
 from efficientnetv2.architectures import Blocks, ModelSpec
-from hparams import UserError, nearest
+from hparams import UserError, nearest, write_whole
 from hparams.config import ACTIVATIONS
 
 # Least and most; more is a slip of the hand, and would end in a lack of memory.
@@ -42,10 +42,7 @@ def is_spec_file(name: str) -> bool:
 
 def save_spec(spec: ModelSpec, path: str) -> None:
     """Writes a specification that `load_spec` reads to an equal one, whole or not at all."""
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(spec), file, indent=1)
-        file.write("\n")
-    os.replace(f"{path}.part", path)
+    write_whole(path, json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
 
 
 def load_spec(path: str) -> ModelSpec:

@@ -1,18 +1,18 @@
 """What a run is: typed settings, presets, overrides and the stage schedule. Pure Python."""
 
 import dataclasses
-import os
 
 import yaml
 
 from hparams.config import Config, DataConfig, ModelConfig, check_config
 from hparams.dataset_presets import dataset_cfg_of, dataset_layer, planned_images
-from hparams.errors import UserError
+from hparams.errors import UserError, reason_of
 from hparams.fine_tuning import FINE_TUNING
 from hparams.labels import imagenet_class_names, names_in
 from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from hparams.presets import MODELS, model_layer
 from hparams.stages import Stage, make_stages, stage_at, stage_table
+from hparams.whole_files import write_whole
 
 __all__ = [
     "Config",
@@ -30,11 +30,13 @@ __all__ = [
     "names_in",
     "nearest",
     "planned_images",
+    "reason_of",
     "save_config",
     "stage_at",
     "stage_table",
     "with_overrides",
     "with_values",
+    "write_whole",
 ]
 
 
@@ -98,10 +100,7 @@ def with_values(config: Config, **values) -> Config:
 
 def save_config(config: Config, path: str) -> None:
     """Writes all settings as YAML, whole or not at all; `load_config` gives an equal config."""
-    part = f"{path}.part"
-    with open(part, "w", encoding="utf-8") as file:
-        yaml.safe_dump(dataclasses.asdict(config), file, sort_keys=False)
-    os.replace(part, path)
+    write_whole(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def load_config(path: str) -> Config:

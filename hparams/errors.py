@@ -1,4 +1,4 @@
-"""The one error type that a user's input can cause."""
+"""The one error type that a user's input can cause, and the reason of a system's error."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,12 @@ class UserError(ValueError):
     The message is one line that names the value and the fix; the command line prints it
     and exits with status 2, without a traceback.
     """
+
+
+def reason_of(error: Exception) -> str:
+    """The reason of an OSError, or of an error of TensorFlow, in one line and without the path.
+
+    "No space left on device".
+    """
+    text = error.strerror if isinstance(error, OSError) else error.message
+    return " ".join((text or str(error)).split()).rpartition("; ")[2]

@@ -49,9 +49,7 @@ def profile() -> None:
             save_chart(one, path)
             print(f"chart  {path}")
         path = os.path.join(FLAGS.output_dir, "profile.json")
-        with open(f"{path}.part", "w", encoding="utf-8") as file:
-            json.dump(records, file, indent=1)
-        os.replace(f"{path}.part", path)
+        hparams.write_whole(path, json.dumps(records, indent=1))
     report({"profiles": records})
 
 

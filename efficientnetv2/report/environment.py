@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from efficientnetv2.report.figures import write_file
+from hparams import write_whole
 
 FILE_NAME = "environment.json"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -40,8 +40,8 @@ def save_environment(model_dir: str) -> None:
     """
     known, present = saved_environments(model_dir), environment()
     if not known or known[-1] != present:
-        content = json.dumps([*known, present], indent=1).encode()
-        write_file(os.path.join(model_dir, FILE_NAME), content)
+        content = json.dumps([*known, present], indent=1)
+        write_whole(os.path.join(model_dir, FILE_NAME), content)
 
 
 def saved_environments(model_dir: str) -> list[dict[str, str]]:

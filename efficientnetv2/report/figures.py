@@ -1,15 +1,12 @@
 """What all pictures of a run share: colours, small charts, and their way into a PNG."""
 
 import io
-import os
 import warnings
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-
-from hparams import UserError
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#9333ea")
@@ -53,13 +50,3 @@ def image_png(image: np.ndarray) -> bytes:
     picture = io.BytesIO()
     Image.fromarray(image).save(picture, format="PNG", optimize=True)
     return picture.getvalue()
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Writes a file, whole or not at all. Raises: UserError if it cannot be written."""
-    try:
-        with open(f"{path}.part", "wb") as file:
-            file.write(content)
-        os.replace(f"{path}.part", path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from efficientnetv2.report.confusion import confused_pairs, draw_confusion
 from efficientnetv2.report.curves import CURVES, draw_curve, draw_throughput
 from efficientnetv2.report.environment import environment
 from efficientnetv2.report.errors import draw_mistakes
-from efficientnetv2.report.figures import figure_png, write_file
+from efficientnetv2.report.figures import figure_png
 from efficientnetv2.report.findings import Findings
 from efficientnetv2.report.history import History, is_finished, throughputs
 from efficientnetv2.report.markup import numbers, page, paragraph
@@ -31,7 +31,7 @@ from efficientnetv2.report.sections import (
     error_section,
     percent,
 )
-from hparams import Config, UserError, dataset_cfg_of
+from hparams import Config, UserError, dataset_cfg_of, write_whole
 
 PAGE, NUMBERS = "report.html", "report.json"
 _SCORES = {  # The chief ones, for the top of the page.
@@ -73,11 +73,10 @@ def write_report(run: Run, output_dir: str) -> str:
     pictures = draw_pictures(run)
     _remove_old_errors(output_dir, pictures)
     for name, png in pictures.items():
-        write_file(os.path.join(output_dir, f"{name}.png"), png)
-    content = json.dumps(report_numbers(run), indent=1).encode()
-    write_file(os.path.join(output_dir, NUMBERS), content)
+        write_whole(os.path.join(output_dir, f"{name}.png"), png)
+    write_whole(os.path.join(output_dir, NUMBERS), json.dumps(report_numbers(run), indent=1))
     path = os.path.join(output_dir, PAGE)
-    write_file(path, render(run, pictures).encode())
+    write_whole(path, render(run, pictures))
     return path
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from hparams import UserError
+from hparams import UserError, reason_of
 
 _OWN = re.compile(r"ckpt-(\d+)(\.(index|json|data-\d+-of-\d+).*|_temp)")
 _STATE_FILE = "checkpoint"
@@ -124,9 +124,7 @@ def writing(path: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        text = error.strerror if isinstance(error, OSError) else error.message
-        reason = " ".join((text or str(error)).split()).rpartition("; ")[2][-200:]
-        raise UserError(f"cannot write {path}: {reason}{advice}") from error
+        raise UserError(f"cannot write {path}: {reason_of(error)[-200:]}{advice}") from error
 
 
 def _digest(path: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from efficientnetv2.training.checkpoint_files import writing
-from hparams import Stage, UserError
+from hparams import Stage, UserError, write_whole
 
 SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
 _SHOWN = {  # Of the scores of an evaluation, on the screen.
@@ -58,10 +58,7 @@ class RunLog:
         records, good = self._read()
         self.count = min(count, len(good))
         if len(records) > self.count:
-            with writing(self.path), open(f"{self.path}.part", "w", encoding="utf-8") as file:
-                file.writelines(good[: self.count])
-            with writing(self.path):
-                os.replace(f"{self.path}.part", self.path)
+            write_whole(self.path, "".join(good[: self.count]))
 
     def last(self, kind: str) -> dict:
         """Returns the newest record of a kind; empty if there is none."""

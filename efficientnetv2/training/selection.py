@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 
-from hparams import Config, UserError
+from hparams import Config, UserError, write_whole
 
 BEST_FOLDER, BEST_FILE = "best", "best.json"
 # What an evaluation measures that `eval.best_metric` may name.
@@ -47,7 +47,7 @@ class Selection:
         if self._take(step, scores):
             save_best(self.directory)
             best = {"step": self.step, "metric": self.metric, "value": self.value}
-            _write(os.path.join(self.directory, BEST_FILE), best)
+            write_whole(os.path.join(self.directory, BEST_FILE), json.dumps(best))
         return self.is_over
 
     def state(self) -> dict:
@@ -93,12 +93,3 @@ def _check_metric(metric: str, known: Iterable[str]) -> None:
     raise UserError(
         f"eval.best_metric={metric} is not measured on this data; choose {', '.join(measured)}"
     )
-
-
-def _write(path: str, content: dict) -> None:
-    try:
-        with open(f"{path}.part", "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(f"{path}.part", path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
