@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from efficientnetv2 import compiled_silu
 from efficientnetv2.activation import Activation
 from efficientnetv2.blocks import MBConv
 
@@ -18,6 +19,13 @@ def value_and_gradient(layer, x, upstream, training):
     return y, tape.gradient(y, x, upstream)
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def either_gradient(request, monkeypatch):
+    least = {"compiled": 0, "plain": 2**30}[request.param]
+    monkeypatch.setattr(compiled_silu, "WORTH_COMPILING", least)
+
+
+@pytest.mark.usefixtures("either_gradient")
 @pytest.mark.parametrize("name", ["silu", "swish", "relu", "elu", "mish"])
 @pytest.mark.parametrize("training", [True, False])
 def test_values_and_gradients_are_those_of_keras(name, training):
@@ -30,6 +38,7 @@ def test_values_and_gradients_are_those_of_keras(name, training):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("either_gradient")
 @pytest.mark.parametrize(("dtype", "step"), [("bfloat16", 2**-8), ("float16", 2**-11)])
 def test_the_gradient_in_half_precision_is_rounded_once(dtype, step):
     x, upstream = tf.cast(X, dtype), tf.cast(tf.random.stateless_normal(X.shape, [1, 2]), dtype)
@@ -42,30 +51,34 @@ def test_the_gradient_in_half_precision_is_rounded_once(dtype, step):
     np.testing.assert_allclose(tf.cast(gradient, tf.float32), expected, rtol=step, atol=1e-7)
 
 
-def graph_of(layer, training):
-    """The operations of value and gradient, those in functions that they call included."""
+def compiled_calls(layer, training, size=64):
+    """How often the graph of value and gradient calls what XLA compiles; 1024 * size elements."""
 
     @tf.function
     def traced(x):
         return value_and_gradient(layer, x, tf.ones_like(x), training)
 
-    return traced.get_concrete_function(tf.TensorSpec([2, 6, 6, 8])).graph.as_graph_def()
+    shape = tf.TensorSpec([2, size, 64, 8])
+    graph = traced.get_concrete_function(shape).graph.as_graph_def()
+    return sum(node.attr["_XlaMustCompile"].b for node in graph.node)
 
 
 def test_blocks_compile_the_gradient_in_training_alone():
     block = MBConv(8, expand=2, name="b")
-    block.build((None, 6, 6, 8))
-    for training, compiled in ((True, 2), (False, 0)):
-        calls = [node for node in graph_of(block, training).node if node.attr["_XlaMustCompile"].b]
-        assert len(calls) == compiled, training
+    block.build((None, 64, 64, 8))
+    assert compiled_calls(block, training=True) == 2
+    assert compiled_calls(block, training=False) == 0
+
+
+def test_small_tensors_are_not_compiled():
+    """XLA keeps what it has compiled for each size."""
+    assert compiled_calls(Activation("silu"), True, 64) == 1
+    assert compiled_calls(Activation("silu"), True, 63) == 0
 
 
 def test_with_an_accelerator_nothing_is_compiled(monkeypatch):
-    from efficientnetv2 import compiled_silu
-
     monkeypatch.setattr(compiled_silu, "only_cpus", lambda: False)
-    graph = graph_of(Activation("silu"), True)
-    assert not any(node.attr["_XlaMustCompile"].b for node in graph.node)
+    assert compiled_calls(Activation("silu"), True) == 0
 
 
 def test_a_batch_may_be_of_unknown_size():

@@ -1,6 +1,5 @@
 """Runs that stop: by a signal, by a loss that is no number, or because nothing gets better."""
 
-import json
 import os
 import signal
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_run
+from run_outcome import check_equal, records, state
 
 import hparams
 from efficientnetv2 import load_weights
@@ -24,24 +24,6 @@ SETTINGS = (
 def make_trainer(model_dir, overrides="", **more):
     config = tiny_run.make_config(SETTINGS + overrides)
     return tiny_run.make_trainer(model_dir, config, model=tiny_run.make_quick_model, **more)
-
-
-def records(model_dir):
-    lines = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.pop("images_per_second", None)
-    return lines
-
-
-def state(trainer):
-    own = [tf_variable(weight) for weight in trainer.model.weights]
-    own += [*trainer.optimization.variables.values(), *trainer.average.averages]
-    return [variable.numpy() for variable in own]
-
-
-def check_equal(trainer, other):
-    for mine, theirs in zip(state(trainer), state(other), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
 
 
 def saved_steps(model_dir):
