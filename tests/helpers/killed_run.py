@@ -1,6 +1,6 @@
 """Kills runs at random moments, lets the same command go on, and compares what they end with.
 
-    python tests/helpers/killed_run.py FOLDER --kills=20 --seed=0
+    PYTHONPATH=. python tests/helpers/killed_run.py FOLDER --kills=20 --seed=0
 
 prints a table: the moment of each kill, the step it came at, the step the run went on from, and
 whether its run ended with the bits of one that nothing disturbed. Each life of a run is a process
