@@ -4,27 +4,53 @@ So does the official code; a photo that a camera marked as turned is learned and
 its side. `--mode=check_data` counts such photos.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 _HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
+NAMED_POSITIONS = 64  # The error of a later image names the last of them.
 
 
-def check_pixels(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def _at(position: tf.Tensor | None, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """Returns `make()`, by an operation whose name has the image's position in its batch.
+
+    TensorFlow's errors tell the name of the operation that failed and nothing else of where, so
+    there is a branch for each position, `image_0` to `image_63`. Costs 3% of decoding.
+    """
+    if position is None:
+        return make()
+
+    def branch(number: int) -> Callable[[], tf.Tensor]:
+        def named() -> tf.Tensor:
+            with tf.name_scope(f"image_{number}"):
+                return make()
+
+        return named
+
+    last = NAMED_POSITIONS - 1
+    return tf.switch_case(tf.minimum(position, last), [branch(i) for i in range(last + 1)])
+
+
+def check_pixels(size: tf.Tensor, max_pixels: int, position: tf.Tensor | None = None) -> tf.Tensor:
     """Returns `size`, and refuses an image of more than `max_pixels` pixels.
 
     Shapes: int32 [2] (height, width), pixels, from an image's header -> the same.
-    Raises: tf.errors.InvalidArgumentError if there are more.
+    Raises: tf.errors.InvalidArgumentError if there are more; it tells the position, if given.
     """
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    where = [] if position is None else ["image", position]
     # The raw op: `tf.debugging.Assert` adds a condition, which costs more than all of this.
     check = tf.raw_ops.Assert(
-        condition=pixels <= max_pixels, data=["too large: height and width are", size], summarize=2
+        condition=pixels <= max_pixels,
+        data=[*where, "too large: height and width are", size],
+        summarize=2,
     )
     with tf.control_dependencies([] if check is None else [check]):  # None: eager, and passed.
         return tf.identity(size)
 
 
-def image_shape(image_bytes: tf.Tensor) -> tf.Tensor:
+def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf.Tensor:
     """Height and width that the header of a JPEG, PNG, BMP or GIF states; nothing is decoded.
 
     Shapes: scalar string -> int32 [2] (height, width); zeros for other bytes, and where the header
@@ -33,7 +59,7 @@ def image_shape(image_bytes: tf.Tensor) -> tf.Tensor:
     """
 
     def from_jpeg() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(image_bytes)[:2]
+        return _at(position, lambda: tf.io.extract_jpeg_shape(image_bytes))[:2]
 
     def from_other() -> tf.Tensor:
         # Padded: cutting beyond the end is an error whose message is no valid text.
@@ -66,31 +92,36 @@ def _palette_bmp(image_bytes: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     return tf.gather(palette, tf.cast(indices, tf.int32))
 
 
-def decode_image(image_bytes: tf.Tensor, max_pixels: int | None = None) -> tf.Tensor:
+def decode_image(
+    image_bytes: tf.Tensor, max_pixels: int | None = None, position: tf.Tensor | None = None
+) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP or GIF (first frame) to RGB.
 
     Grey becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
 
     Shapes: scalar string -> uint8 [H, W, 3] in [0, 255], H and W dynamic.
+    Args:
+        position: int32 scalar, of the image in its batch, for errors to name it: see `_at`.
     Raises: tf.errors.InvalidArgumentError if the bytes are no such image, or if it has more than
         `max_pixels` pixels: before memory is taken for them, by the header. (A GIF can hide a
         frame larger than the screen that its header states.)
     """
 
-    def from_bmp() -> tf.Tensor:
-        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
-        return tf.cond(
-            bits_per_pixel == 8,
-            lambda: _palette_bmp(image_bytes, image[..., 0]),
-            lambda: image,
-        )
-
-    def from_other() -> tf.Tensor:
+    def decoded() -> tf.Tensor:
         return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
 
-    checks = [] if max_pixels is None else [check_pixels(image_shape(image_bytes), max_pixels)]
+    def colours_of_bmp() -> tf.Tensor:
+        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
+        return tf.cond(
+            bits_per_pixel == 8, lambda: _palette_bmp(image_bytes, image[..., 0]), lambda: image
+        )
+
+    checks = []
+    if max_pixels is not None:
+        checks = [check_pixels(image_shape(image_bytes, position), max_pixels, position)]
     with tf.control_dependencies(checks):
-        is_bmp = tf.strings.substr(image_bytes, 0, 2) == b"BM"
-        image = tf.cond(is_bmp, from_bmp, from_other)
+        image = _at(position, decoded)
+    is_bmp = tf.strings.substr(image_bytes, 0, 2) == b"BM"
+    with tf.control_dependencies([image]):
+        image = tf.cond(is_bmp, colours_of_bmp, lambda: image)
     return tf.ensure_shape(image, [None, None, 3])

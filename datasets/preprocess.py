@@ -26,6 +26,7 @@ def _center_window(size: tf.Tensor, image_size: int, round_up: bool) -> tf.Tenso
     """
     shorter = tf.cast(tf.reduce_min(size), tf.float32)
     side = tf.cast(image_size / (image_size + CROP_PADDING) * shorter, tf.int32)
+    side = tf.maximum(side, 1)  # Of an image one pixel wide; officially an error.
     top_left = (size - side + (1 if round_up else 0)) // 2
     return tf.stack([top_left[0], top_left[1], side, side])
 
@@ -89,6 +90,7 @@ def preprocess_eval(
     resize_method: str = "bilinear",
     exact: bool = False,
     max_pixels: int | None = None,
+    position: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The evaluation path: decode, centre crop, resize.
 
@@ -104,6 +106,7 @@ def preprocess_eval(
         resize_method: "bilinear", or "legacy_bicubic" as the B models and V1 were evaluated.
         exact: return the resized values before rounding; bicubic ones may leave [0, 255].
         max_pixels: refuse larger images before they are decoded; None: no limit.
+        position: int32 scalar, of the image in its batch, for errors to name it.
 
     Raises:
         UserError: unknown crop or resize_method, image_size not positive.
@@ -112,7 +115,7 @@ def preprocess_eval(
     _check_choice("crop", crop, EVAL_CROPS)
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
     _check_size(image_size)
-    image = decode_image(image_bytes, max_pixels)
+    image = decode_image(image_bytes, max_pixels, position)
     image = _cut(image, _eval_window(tf.shape(image)[:2], image_size, crop))
     image = RESIZE_METHODS[resize_method](image, image_size)
     image = tf.ensure_shape(image, [image_size, image_size, 3])

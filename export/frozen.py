@@ -43,7 +43,7 @@ def freeze(model: keras.Model, image_size: int, activation: str = "softmax") -> 
 
 
 def as_function(graph_def: GraphDef):
-    """Returns `function(images) -> (scores, logits, features)` over a frozen graph; one copy of it."""
+    """Returns `function(images) -> (scores, logits, features)`; all callers share its graph."""
 
     def imported():
         tf.graph_util.import_graph_def(graph_def, name="")

@@ -1,4 +1,4 @@
-"""Image bytes in, classes out: what inference, the SavedModel and its verification all run."""
+"""Image bytes in, classes out: what inference and the SavedModel run."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,27 @@ import keras
 import tensorflow as tf
 
 from datasets.preprocess import preprocess_eval
-from efficientnetv2.compat import tf_variable
+from export.frozen import as_function, freeze
 from hparams import DataConfig
 
 TOP_K = 5
-ACTIVATIONS = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+SIGNATURES = "serving_default", "predict_images", "predict_images_float", "predict_features"
 
 
 class ServingModule(tf.Module):
-    """A trained model with its preprocessing and its class names.
+    """A trained model with its preprocessing and its class names, all of it constants.
 
     The functions become the signatures of the SavedModel; their names and those of their inputs
     and outputs are the same on both Keras generations. `scores` are probabilities, float32 [N, K];
     `classes` the indices of the k best, int64 [N, k], best first; `labels` their names.
     `activation`, "softmax" or "sigmoid", makes scores of logits; see `losses.activation_of`.
 
-    Raises: InvalidArgumentError from a call with bytes that are no image.
+    Raises: InvalidArgumentError from a call with bytes that are no image, or with one of more than
+    `data.max_pixels` pixels; its text holds the position in the batch, as "image_3" or "image 3".
     `classify`, no signature, is `serving_default` with `logits`, float32 [N, K].
     `pixels` turns image bytes, string [N], into what the network sees: float32 [N, S, S, 3] as
     resized, not rounded; `predict_images` takes uint8, which is up to half a level away.
+    `graph` is the frozen network, see `frozen.freeze`.
     """
 
     def __init__(
@@ -36,64 +38,74 @@ class ServingModule(tf.Module):
         activation: str = "softmax",
     ):
         super().__init__()
-        pooled = keras.Model(model.input, model.get_layer("head_pool").output)
-        # Tracked as plain variables: the graph must not need Keras to be loaded.
-        self.model_variables = [tf_variable(weight) for weight in model.weights]
+        self.graph = freeze(model, image_size, activation)
+        network = as_function(self.graph)
         names = tf.constant(list(class_names), tf.string) if class_names else None
-        scores_of = ACTIVATIONS[activation]
-        images_spec = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="images")
 
-        def logits_of(images):
-            return tf.cast(model(images, training=False), tf.float32)
+        def images_spec(dtype):
+            return tf.TensorSpec([None, image_size, image_size, 3], dtype, name="images")
 
-        def top(logits):
+        def answer(images):
+            scores, logits, _ = network(tf.cast(images, tf.float32))
             best = tf.math.top_k(logits, min(TOP_K, logits.shape[-1]))
             classes = tf.cast(best.indices, tf.int64)
-            results = {"scores": scores_of(logits), "classes": classes}
-            return results if names is None else {**results, "labels": tf.gather(names, classes)}
+            results = {"scores": scores, "classes": classes}
+            if names is not None:
+                results["labels"] = tf.gather(names, classes)
+            return results, logits
 
-        def decode(one):
-            return preprocess_eval(
-                one,
-                image_size,
-                crop=data.eval_crop,
-                resize_method=data.resize_method,
-                exact=True,
-            )
+        def decode(numbered):
+            position, image_bytes = numbered
+            return evaluation_pixels(image_bytes, image_size, data, position)
 
         def pixels(image_bytes):
             spec = tf.TensorSpec([image_size, image_size, 3], tf.float32)
-            return tf.map_fn(decode, image_bytes, fn_output_signature=spec)
+            numbered = (tf.range(tf.size(image_bytes)), image_bytes)
+            return tf.map_fn(decode, numbered, fn_output_signature=spec)
 
         bytes_spec = tf.TensorSpec([None], tf.string, name="image_bytes")
 
         @tf.function(input_signature=[bytes_spec])
         def classify(image_bytes):
-            logits = logits_of(pixels(image_bytes))
-            return {**top(logits), "logits": logits}
+            results, logits = answer(pixels(image_bytes))
+            return {**results, "logits": logits}
 
         @tf.function(input_signature=[bytes_spec])
         def serving_default(image_bytes):
-            return top(logits_of(pixels(image_bytes)))
+            return answer(pixels(image_bytes))[0]
 
-        @tf.function(input_signature=[images_spec])
+        @tf.function(input_signature=[images_spec(tf.uint8)])
         def predict_images(images):
-            return top(logits_of(images))
+            return answer(images)[0]
 
-        @tf.function(input_signature=[images_spec])
+        @tf.function(input_signature=[images_spec(tf.float32)])
+        def predict_images_float(images):
+            return answer(images)[0]
+
+        @tf.function(input_signature=[images_spec(tf.uint8)])
         def predict_features(images):
-            return {"features": tf.cast(pooled(images, training=False), tf.float32)}
+            return {"features": network(tf.cast(images, tf.float32))[2]}
 
-        self.pixels = pixels
+        self.pixels = tf.function(pixels, input_signature=[bytes_spec])
         self.classify = classify
         self.serving_default = serving_default
         self.predict_images = predict_images
+        self.predict_images_float = predict_images_float
         self.predict_features = predict_features
 
     def signatures(self) -> dict:
         """The functions by the name of their signature."""
-        return {
-            "serving_default": self.serving_default,
-            "predict_images": self.predict_images,
-            "predict_features": self.predict_features,
-        }
+        return {name: getattr(self, name) for name in SIGNATURES}
+
+
+def evaluation_pixels(image_bytes, image_size: int, data: DataConfig, position=None) -> tf.Tensor:
+    """Scalar string -> float32 [S, S, 3]: what the network sees, see `preprocess_eval`."""
+    return preprocess_eval(
+        image_bytes,
+        image_size,
+        crop=data.eval_crop,
+        resize_method=data.resize_method,
+        exact=True,
+        max_pixels=data.max_pixels,
+        position=position,
+    )
