@@ -10,7 +10,16 @@ from absl import app, flags, logging
 
 import hparams
 from hparams import UserError
-from modes import answers, checking, preparing, previewing, profiling, reporting, training
+from modes import (
+    answers,
+    checking,
+    demonstrating,
+    preparing,
+    previewing,
+    profiling,
+    reporting,
+    training,
+)
 
 MODES = {
     "train": training.train,
@@ -23,6 +32,7 @@ MODES = {
     "check_data": checking.check_data,
     "prepare": preparing.prepare,
     "report": reporting.write_report,
+    "demo": demonstrating.demonstrate,
 }
 
 FLAGS = flags.FLAGS
@@ -58,6 +68,7 @@ flags.DEFINE_string(
     "output_dir", None, "Where profile, preview, prepare, check_data, report write."
 )
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
+flags.DEFINE_integer("port", None, "Of the page of --mode=demo; a free one if not given.")
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 
 
