@@ -12,8 +12,9 @@ class Activation(keras.layers.Activation):
     """Keras' layer; in training on CPUs the gradient of SiLU is compiled by XLA.
 
     What it computes is the same. TensorFlow goes through memory seven times for that gradient,
-    which is a sixth of the time of a step. Inference is Keras' own, so what is exported needs no
-    compiler.
+    which is a sixth of the time of a step. Inference is a plain product: what is exported needs no
+    compiler, and TensorFlow's own SiLU would keep each network that was ever built in memory, for
+    the gradient that it registers.
     """
 
     def call(self, inputs, training=None):
@@ -22,4 +23,6 @@ class Activation(keras.layers.Activation):
 
             if only_cpus():
                 return silu(inputs)
+        if ON_TENSORFLOW and self.activation is _SILU and not training:
+            return inputs * keras.activations.sigmoid(inputs)
         return super().call(inputs)

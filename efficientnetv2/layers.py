@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from efficientnetv2.activation import Activation
 from efficientnetv2.fused_batch_norm import BatchNormalization
 
 
@@ -135,7 +136,7 @@ class SqueezeExcite(keras.layers.Layer):
         channels = int(input_shape[-1])
         self.pool = keras.layers.GlobalAveragePooling2D(keepdims=True, name="pool")
         self.reduce_conv = conv(self.reduced_channels, 1, 1, "reduce_conv", use_bias=True)
-        self.reduce_act = keras.layers.Activation(self.activation, name="reduce_act")
+        self.reduce_act = Activation(self.activation, name="reduce_act")
         self.expand_conv = conv(channels, 1, 1, "expand_conv", use_bias=True)
         self.gate_act = keras.layers.Activation("sigmoid", name="gate_act")
         self.scale = keras.layers.Multiply(name="scale")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnetv2 import compiled_silu
+from efficientnetv2 import build_model, compiled_silu
 from efficientnetv2.activation import Activation
 from efficientnetv2.blocks import MBConv
 
@@ -103,3 +103,12 @@ def test_a_saved_layer_comes_back_as_itself():
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is Activation
     assert again.get_config() == layer.get_config()
+
+
+def test_a_network_that_nobody_needs_leaves_memory():
+    """TensorFlow keeps what a registered gradient refers to, on Keras 2 the weights among it."""
+    from tensorflow.python.framework.ops import gradient_registry
+
+    before = set(gradient_registry.list())
+    build_model("efficientnetv2-b0", num_classes=2)
+    assert set(gradient_registry.list()) == before
