@@ -9,9 +9,9 @@ from export.saved_model import ExportMismatch
 
 MAX_DIFFERENCE = 1e-4  # Of a score, where all is float32: other runtimes sum in another order.
 # Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
-# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement counts images between
-# two classes also where accuracy does not suffer: twice the bound.
-MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.98
+# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
+# that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
+MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
 BATCH = 16
 
 Classify = Callable[[np.ndarray], np.ndarray]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from export.frozen import INPUT
+from export.quantisation import with_ranges
 from hparams import UserError
 
 KINDS = ("float32", "float16", "int8")
@@ -30,13 +31,19 @@ def write_tflite(
 
     Args:
         kind: "float32"; "float16": weights at half size, computed with in float32 where the
-            runtime has nothing better; "int8": activations, and weights by the channel.
+            runtime has nothing better; "int8": activations, and weights by the channel. The
+            classifier stays in float, as 256 levels are too few for small scores.
         examples: float32 images [S, S, 3] in [0, 255] as in training, for the ranges of int8.
 
     Raises: UserError for int8 without examples, or an unknown kind.
     """
     if kind not in KINDS:
         raise UserError(f"a TensorFlow Lite file is one of {', '.join(KINDS)}, not {kind!r}")
+    if kind == "int8":
+        known = list(() if examples is None else examples)
+        if not known:
+            raise UserError("int8 needs examples of images; give a data set to export with")
+        graph_def = with_ranges(graph_def, known)
     network = tf.Module()
 
     @tf.function(input_signature=[tf.TensorSpec([1, image_size, image_size, 3], name=INPUT)])
@@ -53,15 +60,10 @@ def write_tflite(
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if kind == "int8":
-        batches = [
-            image[np.newaxis].astype(np.float32) for image in (() if examples is None else examples)
-        ]
-        if not batches:
-            raise UserError("int8 needs examples of images; give a data set to export with")
-        converter.representative_dataset = lambda: ([batch] for batch in batches)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
-    content = converter.convert()
+    with warnings.catch_warnings():  # The ranges are in the graph.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        content = converter.convert()
     with open(path, "wb") as file:
         file.write(content)
 

@@ -89,12 +89,27 @@ def test_inputs_and_outputs_have_the_types_and_shapes_that_are_promised(paths):
         assert details(paths[kind]) == [[(dtype, [1, 32, 32, 3])], scores], kind
 
 
-def test_int8_has_integers_throughout(paths):
+def test_int8_has_integers_up_to_the_classifier(paths, pixels):
     interpreter = open_interpreter(paths["int8"], 1)
-    types = {d["name"]: d["dtype"] for d in interpreter.get_tensor_details()}
-    floats = [name for name, dtype in types.items() if dtype == np.float32]
-    assert len(floats) == 1  # The scores.
-    assert sum(dtype == np.int8 for dtype in types.values()) > 20
+    tensors = interpreter.get_tensor_details()
+    classes, features = tiny_run.CLASSES, 16
+    floats = [t["shape"].tolist() for t in tensors if t["dtype"] == np.float32]
+    scores = [1, classes]
+    assert sorted(floats) == [scores, scores, [1, features], [classes], [classes, features]]
+    assert len(np.unique(load_tflite(paths["int8"])(pixels))) > 200  # Not 256 levels of score.
+    bytes_ = [tensor for tensor in tensors if tensor["dtype"] == np.int8]
+    scales = [len(tensor["quantization_parameters"]["scales"]) for tensor in bytes_]
+    assert len(scales) > 20
+    assert sum(count > 1 for count in scales) >= 9  # Each filter has one scale per channel.
+
+
+def test_int8_takes_every_kind_of_network(tmp_path, variant, pixels):
+    graph_def, scores_of = variant
+    path = str(tmp_path / "model.tflite")
+    write_tflite(graph_def, 32, path, kind="int8", examples=pixels)
+    scores, expected = load_tflite(path)(pixels), scores_of(pixels)
+    assert np.abs(scores - expected).max() < 0.15
+    assert np.mean(scores.argmax(-1) == expected.argmax(-1)) >= 0.9
 
 
 def test_rounded_files_are_smaller(paths):
