@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 import tiny_run
 
+from efficientnetv2 import build_model
 from efficientnetv2.compat import var_path
 from export import export_saved_model
+from export.frozen import as_function, freeze
 
 NAMES = tuple(f"class {index}" for index in range(tiny_run.CLASSES))
 WEIGHTS = {"source": "somewhere/ckpt-7", "step": 7, "averaged": True}
@@ -21,14 +23,56 @@ def config():
 @pytest.fixture(scope="session")
 def model():
     """Weights far from their initial values, so that scores differ clearly."""
+    return stirred(tiny_run.make_model)
+
+
+def stirred(build) -> keras.Model:
     keras.utils.set_random_seed(0)
-    model, rng = tiny_run.make_model(), np.random.default_rng(0)
+    model, rng = build(), np.random.default_rng(0)
     for weight in model.weights:
         if not var_path(weight).endswith("kernel"):
             weight.assign(weight + 0.3 * rng.uniform(size=tuple(weight.shape)))
     classifier = model.get_layer("classifier")
     classifier.kernel.assign(rng.normal(size=classifier.kernel.shape))
     return model
+
+
+VARIANTS = {
+    "as published": {},
+    "symmetric padding": {"padding": "symmetric", "normalization": "imagenet"},
+    "group norm": {"norm": "group"},
+    "dilated": {"output_stride": 8},
+}
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def variant(request):
+    """A frozen graph of 32 pixels for each way to build the network, and what it says."""
+    settings = VARIANTS[request.param]
+    model = stirred(lambda: build_model(tiny_run.SPEC, num_classes=tiny_run.CLASSES, **settings))
+    graph_def = freeze(model, 32)
+    return graph_def, scores_of(graph_def)
+
+
+@pytest.fixture(scope="session")
+def frozen(model):
+    """The frozen graph of `model` at 32 pixels, and what it says."""
+    graph_def = freeze(model, 32)
+    return graph_def, scores_of(graph_def)
+
+
+def scores_of(graph_def):
+    function = as_function(graph_def)
+    return lambda images: function(tf.constant(images, tf.float32))[0].numpy()
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """20 images, smooth with noise, float32 [20, 32, 32, 3] in [0, 255], not rounded."""
+    rng = np.random.default_rng(2)
+    coarse = rng.uniform(-20, 275, (20, 4, 4, 3)).astype(np.float32)
+    smooth = tf.image.resize(coarse, (32, 32)).numpy()
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

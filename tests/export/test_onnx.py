@@ -1,0 +1,57 @@
+"""The ONNX file says in onnxruntime what the model says, and has nothing in it that slows it."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import tiny_run
+
+from export.onnx_file import load_onnx, write_onnx
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, frozen):
+    path = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
+    write_onnx(frozen[0], 32, path)
+    return path
+
+
+def test_every_kind_of_network_keeps_its_scores(tmp_path, variant, pixels):
+    graph_def, scores_of = variant
+    write_onnx(graph_def, 32, str(tmp_path / "model.onnx"))
+    classify = load_onnx(str(tmp_path / "model.onnx"))
+    expected = scores_of(pixels)
+    assert expected.std(axis=0).max() > 0.01  # The images differ to the model.
+    for count in (1, 3, 20):
+        scores = classify(pixels[:count])
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected[:count], atol=1e-5)
+
+
+def test_bytes_are_taken_as_pixels(path, frozen, pixels):
+    whole = np.round(pixels).astype(np.uint8)
+    np.testing.assert_allclose(load_onnx(path)(whole), frozen[1](whole), atol=1e-5)
+
+
+def test_input_and_output_have_the_names_and_shapes_that_are_promised(path):
+    def spec(value):
+        tensor = value.type.tensor_type
+        shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+        return value.name, tensor.elem_type, shape
+
+    graph = onnx.load(path).graph
+    assert [spec(v) for v in graph.input] == [("images", onnx.TensorProto.FLOAT, ["N", 32, 32, 3])]
+    scores = ("scores", onnx.TensorProto.FLOAT, ["N", tiny_run.CLASSES])
+    assert [spec(value) for value in graph.output] == [scores]
+
+
+def test_channels_come_first_once_and_nothing_is_reshaped(path):
+    """onnxruntime leaves its fast layout for each transpose and reshape."""
+    graph = onnx.load(path).graph
+    operations = Counter(node.op_type for node in graph.node)
+    assert operations["Transpose"] == 1
+    assert operations["Reshape"] == 0
+    assert operations["Conv"] == 9  # Stem, 2 fused, 3 and 2 of squeeze-and-excite, head.
+    read = {name for node in graph.node for name in node.input}
+    assert {value.name for value in graph.initializer} <= read

@@ -1,0 +1,58 @@
+"""The OpenVINO model says what the model says."""
+
+import os
+
+import numpy as np
+import openvino
+import pytest
+import tiny_run
+
+from export.openvino_file import load_openvino, write_openvino
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, frozen):
+    path = str(tmp_path_factory.mktemp("openvino") / "model.xml")
+    write_openvino(frozen[0], 32, path)
+    return path
+
+
+def test_every_kind_of_network_keeps_its_scores(tmp_path, variant, pixels):
+    graph_def, scores_of = variant
+    write_openvino(graph_def, 32, str(tmp_path / "model.xml"))
+    classify = load_openvino(str(tmp_path / "model.xml"))
+    expected = scores_of(pixels)
+    assert expected.std(axis=0).max() > 0.01  # The images differ to the model.
+    for count in (1, 3, 20):
+        scores = classify(pixels[:count])
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected[:count], atol=1e-5)
+
+
+def test_bytes_are_taken_as_pixels(path, frozen, pixels):
+    whole = np.round(pixels).astype(np.uint8)
+    np.testing.assert_allclose(load_openvino(path)(whole), frozen[1](whole), atol=1e-5)
+
+
+def test_scores_of_one_call_survive_the_next(path, pixels):
+    classify = load_openvino(path)
+    first = classify(pixels[:2])
+    kept = first.copy()
+    classify(pixels[2:4])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_model_is_two_files_with_float32_weights(path, model):
+    assert sorted(os.listdir(os.path.dirname(path))) == ["model.bin", "model.xml"]
+    kernels = [weight for weight in model.trainable_variables if len(weight.shape) > 1]
+    size = sum(4 * np.prod(weight.shape) for weight in kernels)
+    assert os.path.getsize(path.replace(".xml", ".bin")) >= size
+
+
+def test_input_and_output_have_the_names_and_shapes_that_are_promised(path):
+    read = openvino.Core().read_model(path)
+    (images,), (scores,) = read.inputs, read.outputs
+    assert images.names == {"images"}
+    assert images.partial_shape.to_string() == "[?,32,32,3]"
+    assert scores.names == {"scores"}
+    assert scores.partial_shape.to_string() == f"[?,{tiny_run.CLASSES}]"
