@@ -10,7 +10,16 @@ from absl import app, flags, logging
 
 import hparams
 from hparams import UserError
-from modes import answers, checking, preparing, previewing, profiling, reporting, training
+from modes import (
+    answers,
+    checking,
+    preparing,
+    previewing,
+    profiling,
+    reporting,
+    training,
+    verifying,
+)
 
 MODES = {
     "train": training.train,
@@ -18,6 +27,7 @@ MODES = {
     "eval": answers.evaluate,
     "infer": answers.infer,
     "export": answers.export_run,
+    "verify": verifying.verify,
     "profile": profiling.profile,
     "preview": previewing.preview,
     "check_data": checking.check_data,
@@ -42,8 +52,8 @@ flags.DEFINE_string("model_dir", None, "Directory of the run: checkpoints, confi
 flags.DEFINE_string(
     "weights",
     None,
-    "Instead of --model_dir, to eval, infer, export: imagenet, imagenet21k, imagenet21k-ft1k, jft, "
-    "or a weights file.",
+    "Instead of --model_dir, to eval, infer, export, verify: imagenet, imagenet21k, "
+    "imagenet21k-ft1k, jft, or a weights file.",
 )
 flags.DEFINE_string("labels", None, "With --weights: a file with a class name per line.")
 flags.DEFINE_string("data_dir", None, "Directory of the images, or of TensorFlow Datasets.")
@@ -53,9 +63,12 @@ flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_bool("allow_changes", False, "Resume a run with settings that differ from its own.")
 flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Of --model_dir, see eval.best_metric.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
-flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
+flags.DEFINE_string("export_dir", None, "Where to export to; infer and verify: the export to ask.")
+flags.DEFINE_integer(
+    "export_version", None, "Of the export; the next free one if not given.", lower_bound=1
+)
 flags.DEFINE_string(
-    "output_dir", None, "Where profile, preview, prepare, check_data, report write."
+    "output_dir", None, "Where profile, preview, prepare, check_data, report, verify write."
 )
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
