@@ -1,5 +1,6 @@
 """Mode verify: proof that an export is whole and answers as the network that it was made of."""
 
+import itertools
 import os
 import shlex
 
@@ -24,34 +25,31 @@ def verify() -> None:
     needed("export_dir")
     run = trained() if FLAGS.model_dir or FLAGS.weights else None
     import_tensorflow()
-    from export.proof import Check, latencies, prove
+    from export.proof import latencies, prove
     from export.versions import find_version
 
     path = find_version(FLAGS.export_dir)
+    print(f"{path}\n{'check':{_WIDTH}}result", flush=True)
     checks = {}
-
-    def show(check: Check) -> None:
-        word = "" if check.passed else "FAILED: "
-        print(f"{check.name:{_WIDTH}}{word}{check.result}", flush=True)
-        checks[check.name] = check.result
+    for check in itertools.chain(prove(path), _parity(path, run) if run else ()):
+        _show(check.name, check.result if check.passed else f"FAILED: {check.result}")
         if not check.passed:
             raise UserError(f"{path}: {check.name}: {check.result}")
-
-    print(f"{path}\n{'check':{_WIDTH}}result", flush=True)
-    for check in prove(path):
-        show(check)
-    if run:
-        show(_parity(path, run))
+        checks[check.name] = check.result
     measured = latencies(path)
     for name, row in measured.items():
         text = f"p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms of {row['calls']} calls"
-        show(Check(name, True, text))
+        _show(name, text)
     print(f"ask TensorFlow Serving, where it serves this:\n{_curl(path)}")
     report({"verified": path, "checks": checks, "latency": measured})
 
 
+def _show(name: str, text: str) -> None:
+    print(f"{name:{_WIDTH}}{text}", flush=True)
+
+
 def _parity(path: str, run):
-    """The check that the export answers as a network."""
+    """Yields the check that the export answers as a network."""
     from export.card import read_card, weights_sha256
     from export.proof import Check
     from export.saved_model import ExportMismatch
@@ -61,10 +59,11 @@ def _parity(path: str, run):
     try:
         difference = compare(path, run.model, run.config)
     except ExportMismatch as error:
-        return Check("parity", False, f"with {source}: {error}")
+        yield Check("parity", False, f"with {source}: {error}")
+        return
     same = read_card(path)["weights"].get("sha256") == weights_sha256(run.model)
     text = "the same weights" if same else "not the same weights"
-    return Check("parity", True, f"{text} as {source}, scores but for {difference:.1e}")
+    yield Check("parity", True, f"{text} as {source}, scores but for {difference:.1e}")
 
 
 def _curl(path: str) -> str:
