@@ -82,6 +82,12 @@ def outcome(serve, image: bytes) -> str:
     return f"scores of {scores.shape} that add up to {scores.sum()}"
 
 
+def bombs() -> dict[str, bytes]:
+    """Whole images whose 81 million pixels would take a gigabyte."""
+    black = tf.zeros([9000, 9000, 1], tf.uint8)
+    return {"jpeg": tf.io.encode_jpeg(black).numpy(), "png": tf.io.encode_png(black).numpy()}
+
+
 def memory() -> float:
     """MiB, the most that the process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -92,7 +98,10 @@ def main(export_dir: str, count: int, seed: int) -> None:
     for image in IMAGES:
         if outcome(serve, image) != "answered":
             raise RuntimeError("an image that is whole must be answered")
-    before, found, wrong = memory(), {"answered": 0, "refused": 0}, {}
+    large = bombs()
+    before, found = memory(), {"answered": 0, "refused": 0}
+    outcomes = {name: outcome(serve, image) for name, image in large.items()}
+    wrong = {name: result for name, result in outcomes.items() if result != "refused"}
     for number in range(count):
         print(number, flush=True)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
