@@ -86,7 +86,6 @@ def run_metrics(run: Trained) -> dict | None:
     """
     from efficientnetv2 import run_dir
     from efficientnetv2.report import read_history
-    from efficientnetv2.training.selection import read_best
 
     saved, _ = run_dir.open_run(FLAGS.model_dir)
     changed = hparams.differing_keys(saved, run.config)
@@ -94,8 +93,7 @@ def run_metrics(run: Trained) -> dict | None:
         return None
     evaluations = read_history(FLAGS.model_dir, saved).evaluations
     if FLAGS.checkpoint == "best":
-        step = read_best(FLAGS.model_dir)["step"]
-        evaluations = [record for record in evaluations if record["step"] == step]
+        evaluations = [record for record in evaluations if record["step"] == run.loaded.step]
     if not evaluations:
         return None
     return {key: v for key, v in evaluations[-1].items() if key not in ("kind", "stage")}
