@@ -19,6 +19,7 @@ from modes import (
     profiling,
     reporting,
     training,
+    verifying,
 )
 
 MODES = {
@@ -27,6 +28,7 @@ MODES = {
     "eval": answers.evaluate,
     "infer": answers.infer,
     "export": answers.export_run,
+    "verify": verifying.verify,
     "profile": profiling.profile,
     "preview": previewing.preview,
     "check_data": checking.check_data,
@@ -52,8 +54,8 @@ flags.DEFINE_string("model_dir", None, "Directory of the run: checkpoints, confi
 flags.DEFINE_string(
     "weights",
     None,
-    "Instead of --model_dir, to eval, infer, export: imagenet, imagenet21k, imagenet21k-ft1k, jft, "
-    "or a weights file.",
+    "Instead of --model_dir, to eval, infer, export, verify: imagenet, imagenet21k, "
+    "imagenet21k-ft1k, jft, or a weights file.",
 )
 flags.DEFINE_string("labels", None, "With --weights: a file with a class name per line.")
 flags.DEFINE_string("data_dir", None, "Directory of the images, or of TensorFlow Datasets.")
@@ -63,9 +65,12 @@ flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_bool("allow_changes", False, "Resume a run with settings that differ from its own.")
 flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Of --model_dir, see eval.best_metric.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
-flags.DEFINE_string("export_dir", None, "Where to export to; with --mode=infer: the export to ask.")
+flags.DEFINE_string("export_dir", None, "Where to export to; infer and verify: the export to ask.")
+flags.DEFINE_integer(
+    "export_version", None, "Of the export; the next free one if not given.", lower_bound=1
+)
 flags.DEFINE_string(
-    "output_dir", None, "Where profile, preview, prepare, check_data, report write."
+    "output_dir", None, "Where profile, preview, prepare, check_data, report, verify write."
 )
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_integer("port", None, "Of the page of --mode=demo; a free one if not given.")

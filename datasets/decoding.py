@@ -39,15 +39,33 @@ def check_pixels(size: tf.Tensor, max_pixels: int, position: tf.Tensor | None = 
     Raises: tf.errors.InvalidArgumentError if there are more; it tells the position, if given.
     """
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    text = ["too large: height and width are", size]
+    with tf.control_dependencies(_assert(pixels <= max_pixels, text, position)):
+        return tf.identity(size)
+
+
+def _assert(condition: tf.Tensor, text: list, position: tf.Tensor | None) -> list[tf.Operation]:
+    """Returns what has to be waited for, for an error of this text unless `condition` is true."""
     where = [] if position is None else ["image", position]
     # The raw op: `tf.debugging.Assert` adds a condition, which costs more than all of this.
-    check = tf.raw_ops.Assert(
-        condition=pixels <= max_pixels,
-        data=[*where, "too large: height and width are", size],
-        summarize=2,
-    )
-    with tf.control_dependencies([] if check is None else [check]):  # None: eager, and passed.
-        return tf.identity(size)
+    check = tf.raw_ops.Assert(condition=condition, data=[*where, *text], summarize=2)
+    return [] if check is None else [check]  # None: eager, and passed.
+
+
+def _part(
+    image_bytes: tf.Tensor, start: tf.Tensor, num_bytes: tf.Tensor, position: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns a part of a BMP, scalar string; `start` and `num_bytes` int64.
+
+    Raises: tf.errors.InvalidArgumentError if it is not all there. TensorFlow's own error repeats
+    the bytes of the image, which are no text: Python would fail to read it.
+    """
+    start, num_bytes = tf.cast(start, tf.int64), tf.cast(num_bytes, tf.int64)
+    size = tf.cast(tf.strings.length(image_bytes), tf.int64)
+    inside = (start >= 0) & (num_bytes >= 0) & (start + num_bytes <= size)
+    text = ["not a whole BMP: its header and palette are longer than its bytes,", size]
+    with tf.control_dependencies(_assert(inside, text, position)):
+        return tf.strings.substr(image_bytes, start, num_bytes)
 
 
 def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf.Tensor:
@@ -82,12 +100,15 @@ def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf
     return tf.ensure_shape(tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other), [2])
 
 
-def _palette_bmp(image_bytes: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+def _palette_bmp(
+    image_bytes: tf.Tensor, indices: tf.Tensor, position: tf.Tensor | None
+) -> tf.Tensor:
     """Looks up the colours of an 8-bit BMP, which TensorFlow decodes to palette indices."""
-    header = tf.io.decode_raw(tf.strings.substr(image_bytes, 10, 8), tf.int32)  # little-endian
+    header = tf.io.decode_raw(_part(image_bytes, 10, 8, position), tf.int32)  # little-endian
+    header = tf.cast(header, tf.int64)
     start = 14 + header[1]  # the palette lies between the headers and the pixels
     num_bytes = (header[0] - start) // 4 * 4
-    palette = tf.io.decode_raw(tf.strings.substr(image_bytes, start, num_bytes), tf.uint8)
+    palette = tf.io.decode_raw(_part(image_bytes, start, num_bytes, position), tf.uint8)
     palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # stored as blue, green, red, unused
     return tf.gather(palette, tf.cast(indices, tf.int32))
 
@@ -111,9 +132,11 @@ def decode_image(
         return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
 
     def colours_of_bmp() -> tf.Tensor:
-        bits_per_pixel = tf.io.decode_raw(tf.strings.substr(image_bytes, 28, 2), tf.uint8)[0]
+        bits_per_pixel = tf.io.decode_raw(_part(image_bytes, 28, 2, position), tf.uint8)[0]
         return tf.cond(
-            bits_per_pixel == 8, lambda: _palette_bmp(image_bytes, image[..., 0]), lambda: image
+            bits_per_pixel == 8,
+            lambda: _palette_bmp(image_bytes, image[..., 0], position),
+            lambda: image,
         )
 
     checks = []

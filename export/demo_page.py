@@ -11,7 +11,7 @@ from datasets.unreadable import clean_message
 from efficientnetv2.report.errors import overlay
 from efficientnetv2.report.gradcam import grad_cam
 from efficientnetv2.training.losses import activation_of
-from export.extras import sample_images
+from export.samples import sample_images
 from export.serving import ServingModule
 from hparams import Config, UserError
 

@@ -1,32 +1,16 @@
-"""What lies in an export beside the graph: class names, warm-up requests, the model card."""
+"""What lies in an export beside the graph: class names and warm-up requests."""
 
-import dataclasses
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from efficientnetv2.from_config import normalization_of
-from efficientnetv2.training.losses import activation_of
-from hparams import Config
+from export.samples import sample_images
 
 WARMUP_BATCHES = (1, 8, 32)
-
-
-def sample_images() -> list[bytes]:
-    """Returns two JPEGs, made here and always the same: wide and high, smooth with fine noise."""
-    rng = np.random.default_rng(0)
-    images = []
-    for height, width in ((240, 320), (400, 300)):
-        coarse = rng.uniform(0, 255, (1, 6, 6, 3)).astype(np.float32)
-        smooth = tf.image.resize(coarse, (height, width))[0].numpy()
-        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
-        images.append(tf.io.encode_jpeg(noisy).numpy())
-    return images
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
 def write_labels(path: str, class_names: Sequence[str]) -> None:
@@ -41,11 +25,10 @@ def write_warmup(path: str, image_size: int) -> None:
 
     Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
-    folder = os.path.join(path, "assets.extra")
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(os.path.join(path, "assets.extra"), exist_ok=True)
     image_bytes = sample_images()[0]
     pixels = np.zeros((image_size, image_size, 3), np.uint8)
-    with tf.io.TFRecordWriter(os.path.join(folder, "tf_serving_warmup_requests")) as writer:
+    with tf.io.TFRecordWriter(os.path.join(path, WARMUP_FILE)) as writer:
         for batch in WARMUP_BATCHES:
             inputs = {
                 "serving_default": ("image_bytes", tf.constant([image_bytes] * batch)),
@@ -60,25 +43,13 @@ def write_warmup(path: str, image_size: int) -> None:
                 writer.write(log.SerializeToString())
 
 
-def write_card(
-    path: str, model_name: str, config: Config, weights: dict | None, difference: float
-) -> None:
-    """Writes `model_card.json`: network, activation, preprocessing, weights, versions, proof."""
-    card = {
-        "model": model_name,
-        "num_classes": config.data.num_classes,
-        "activation": activation_of(config.train.loss_type),
-        "preprocessing": {
-            "image_size": config.eval.isize,
-            "crop": config.data.eval_crop,
-            "resize_method": config.data.resize_method,
-            "normalization": normalization_of(config.model),
-            "where": "all of it in the graph",
-        },
-        "weights": weights or {},
-        "max_score_difference_to_the_model": difference,
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "config": dataclasses.asdict(config),
-    }
-    with open(os.path.join(path, "model_card.json"), "w", encoding="utf-8") as file:
-        json.dump(card, file, indent=2)
+def read_warmup(path: str) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
+    """Yields (signature, its inputs by name) of each warm-up request of an export.
+
+    Raises: tf.errors.OpError if the file is not there or damaged.
+    """
+    for record in tf.data.TFRecordDataset(os.path.join(path, WARMUP_FILE)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
+        yield request.model_spec.signature_name, inputs

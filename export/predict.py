@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import tensorflow as tf
 
 from datasets.folder import IMAGE_ENDINGS
+from export.versions import find_version
 from hparams import UserError
 
 _BAR = 20  # Characters for a score of 1.
@@ -67,12 +68,7 @@ def load_serving(export_dir: str) -> Callable[[tf.Tensor], dict]:
 
     Raises: UserError if there is no SavedModel.
     """
-    path = export_dir
-    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "saved_model.pb")):
-        versions = [int(name) for name in os.listdir(path) if name.isdigit()]
-        path = os.path.join(path, str(max(versions, default="")))
-    if not os.path.exists(os.path.join(path, "saved_model.pb")):
-        raise UserError(f"no SavedModel in {export_dir}; export first with --mode=export")
+    path = find_version(export_dir)
     loaded = tf.saved_model.load(path)
     function = loaded.signatures["serving_default"]
 

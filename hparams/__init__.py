@@ -27,6 +27,7 @@ __all__ = [
     "imagenet_class_names",
     "load_config",
     "make_stages",
+    "model_layer",
     "names_in",
     "nearest",
     "planned_images",

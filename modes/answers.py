@@ -5,7 +5,7 @@ from absl import flags
 from datasets.quiet import import_tensorflow
 from hparams import UserError
 from modes.common import named_decoding_errors, needed, report
-from modes.trained import trained
+from modes.trained import run_metrics, trained
 
 FLAGS = flags.FLAGS
 
@@ -82,9 +82,16 @@ def export_run() -> None:
         "format": run.loaded.format,
         "step": run.loaded.step,
         "averaged": run.loaded.used_ema,
+        "adapted": list(run.loaded.adapted),
     }
     path = export_saved_model(
-        run.model, FLAGS.export_dir, run.config, class_names=run.class_names, weights=weights
+        run.model,
+        FLAGS.export_dir,
+        run.config,
+        class_names=run.class_names,
+        weights=weights,
+        metrics=run_metrics(run) if FLAGS.model_dir else None,
+        version=FLAGS.export_version,
     )
     print(f"exported and verified: {path}")
     report({"export": path, "step": run.loaded.step})

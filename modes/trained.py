@@ -79,6 +79,26 @@ def _from_run() -> Trained:
     return Trained(config, class_names, model, loaded, strategy)
 
 
+def run_metrics(run: Trained) -> dict | None:
+    """The scores of the run's last evaluation, or of its best with --checkpoint=best, and the step.
+
+    None if there was none, or the flags ask for another size or crop than the run evaluates.
+    """
+    from efficientnetv2 import run_dir
+    from efficientnetv2.report import read_history
+
+    saved, _ = run_dir.open_run(FLAGS.model_dir)
+    changed = hparams.differing_keys(saved, run.config)
+    if {"eval.isize", "data.eval_crop", "data.resize_method"} & set(changed):
+        return None
+    evaluations = read_history(FLAGS.model_dir, saved).evaluations
+    if FLAGS.checkpoint == "best":
+        evaluations = [record for record in evaluations if record["step"] == run.loaded.step]
+    if not evaluations:
+        return None
+    return {key: v for key, v in evaluations[-1].items() if key not in ("kind", "stage")}
+
+
 def _from_weights() -> Trained:
     if not FLAGS.model_name:
         raise UserError("--model_name is needed with --weights, to know the network")

@@ -35,7 +35,10 @@ def main(tmp_path, monkeypatch):
     "flags, message",
     [
         (["--mode=trian"], "unknown mode 'trian'; did you mean 'train'?"),
-        (["--mode="], "unknown mode ''; valid: train, traineval, eval, infer, export, profile"),
+        (
+            ["--mode="],
+            "unknown mode ''; valid: train, traineval, eval, infer, export, verify, prof",
+        ),
         (
             ["--model_name=efficientnetv2-z", "--model_dir=run"],
             "unknown model 'efficientnetv2-z'; did you mean 'efficientnetv2-s'?",
@@ -75,6 +78,8 @@ def main(tmp_path, monkeypatch):
             "--model_dir and --weights both name weights; drop one",
         ),
         (["--mode=export"], "--export_dir=PATH is needed with --mode=export"),
+        (["--mode=verify"], "--export_dir=PATH is needed with --mode=verify"),
+        (["--export_version=0"], "flag --export_version=0: "),
         (["--mode=infer"], "--image_path is needed: images or folders, separated by commas"),
         (
             ["--hparam_str=train.batch_size=999999", "--dry_run"],

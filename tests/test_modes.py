@@ -153,6 +153,8 @@ def test_export_says_what_the_weights_expect(folder, weights, answer, tmp_path):
     assert card["weights"]["source"] == str(folder / "model")
     assert card["weights"]["format"] == "official, by name"
     assert (card["model"], card["num_classes"]) == ("small", 3)
+    assert card["metrics"] is None
+    assert "model.normalization=imagenet, by default as the model has it" in card["deviations"]
     image = f"--image_path={folder / 'photos' / 'hen' / '2.png'}"
     served, _ = answer("--mode=infer", f"--export_dir={tmp_path}", image)
     direct, _ = answer("--mode=infer", *flags, labels, image)

@@ -71,3 +71,24 @@ def test_the_orientation_of_exif_is_ignored():
     upright = decode_image(broken_files.GOLDFISH)
     assert turned.shape == upright.shape
     tf.debugging.assert_equal(turned, upright)
+
+
+def broken_bmps() -> dict[str, bytes]:
+    """BMPs that look whole until their palette is read: cut off, or it lies elsewhere."""
+    whole = broken_files.read_format("palette.bmp")
+    found = {f"{length} bytes": whole[:length] for length in (3, 15, 27, 29, 53, 60, 500)}
+    for place, what in ((10, "pixels"), (14, "palette")):
+        for value in (-(2**31), -66_000, -200, 2**20, 2**31 - 1):
+            number = value.to_bytes(4, "little", signed=True)
+            found[f"{what} at {value}"] = whole[:place] + number + whole[place + 4 :]
+    return found
+
+
+@pytest.mark.parametrize("name", broken_bmps())
+def test_the_error_of_a_bmp_is_text(name):
+    """TensorFlow's own repeats the image, which Python cannot read: a UnicodeDecodeError."""
+    content = broken_bmps()[name]
+    named = tf.function(lambda image: decode_image(image, 10**8, tf.constant(3)))
+    for decode in (decode_image, named):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(tf.constant(content))

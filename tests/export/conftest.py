@@ -12,6 +12,7 @@ from export import export_saved_model
 from export.frozen import as_function, freeze
 
 NAMES = tuple(f"class {index}" for index in range(tiny_run.CLASSES))
+METRICS = {"step": 7, "loss": 0.5, "top1": 0.9}
 WEIGHTS = {"source": "somewhere/ckpt-7", "step": 7, "averaged": True}
 
 
@@ -79,7 +80,9 @@ def pixels():
 def exported(tmp_path_factory, model, config):
     """The path of an export with class names."""
     folder = tmp_path_factory.mktemp("exports") / "shapes"
-    return export_saved_model(model, str(folder), config, class_names=NAMES, weights=WEIGHTS)
+    return export_saved_model(
+        model, str(folder), config, class_names=NAMES, weights=WEIGHTS, metrics=METRICS
+    )
 
 
 @pytest.fixture(scope="session")

@@ -144,35 +144,20 @@ def test_warm_up_requests_replay_through_the_signatures(exported, loaded):
     assert sorted(replayed) == sorted((name, n) for n in (1, 8, 32) for name in both)
 
 
-def test_class_names_and_card_lie_beside_the_graph(exported, config):
-    folder = pathlib.Path(exported)
-    assert (folder / "assets" / "labels.txt").read_bytes() == b"\n".join(NAMES) + b"\n"
-    card = json.loads((folder / "model_card.json").read_text())
-    assert card["model"] == "tiny"
-    assert card["num_classes"] == tiny_run.CLASSES
-    assert card["activation"] == "softmax"
-    assert card["preprocessing"] == {
-        "image_size": SIZE,
-        "crop": "v1",
-        "resize_method": "legacy_bicubic",
-        "normalization": "imagenet",
-        "where": "all of it in the graph",
-    }
-    assert card["weights"] == {"source": "somewhere/ckpt-7", "step": 7, "averaged": True}
-    assert card["max_score_difference_to_the_model"] <= 1e-5
-    assert card["versions"] == {"tensorflow": tf.__version__, "keras": keras.__version__}
-    assert card["config"]["eval"]["isize"] == SIZE
+def test_class_names_lie_beside_the_graph(exported):
+    labels = pathlib.Path(exported, "assets", "labels.txt")
+    assert labels.read_bytes() == b"\n".join(NAMES) + b"\n"
 
 
 def quick(monkeypatch):
     """Writes next to nothing, for tests of what goes on around it."""
 
     def save(module, path, signatures):
-        pathlib.Path(path).mkdir()
+        pathlib.Path(path).mkdir(exist_ok=True)
         (pathlib.Path(path) / "saved_model.pb").touch()
 
     monkeypatch.setattr(export.saved_model.tf.saved_model, "save", save)
-    monkeypatch.setattr(export.saved_model, "verify", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(export.saved_model, "_read_back", lambda *args: (0.0, {}))
 
 
 def test_versions_count_up(tmp_path, monkeypatch, model, config):
@@ -185,7 +170,7 @@ def test_versions_count_up(tmp_path, monkeypatch, model, config):
     assert export_saved_model(model, str(folder), config) == str(folder / "11")
 
 
-@pytest.mark.parametrize("broken", ["verify", "write_warmup", "write_card"])
+@pytest.mark.parametrize("broken", ["_read_back", "write_warmup", "write_card"])
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, model, config, broken):
     quick(monkeypatch)
 
