@@ -65,6 +65,11 @@ flags.DEFINE_bool("dry_run", False, "Print the stages of the run and exit.")
 flags.DEFINE_bool("allow_changes", False, "Resume a run with settings that differ from its own.")
 flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Of --model_dir, see eval.best_metric.")
 flags.DEFINE_list("image_path", [], "Images or folders to infer, separated by commas.")
+flags.DEFINE_list(
+    "export_format",
+    ["saved_model"],
+    "Also of tflite, tflite_fp16, tflite_int8, onnx, openvino; the SavedModel is always written.",
+)
 flags.DEFINE_string("export_dir", None, "Where to export to; infer and verify: the export to ask.")
 flags.DEFINE_integer(
     "export_version", None, "Of the export; the next free one if not given.", lower_bound=1

@@ -28,6 +28,7 @@ def write_card(
     metrics: dict | None,
     signatures: dict,
     difference: float,
+    formats: dict,
 ) -> None:
     """Writes the card; last of all, for it holds the checksums of every other file.
 
@@ -36,6 +37,7 @@ def write_card(
         metrics: an evaluation of them, {"step", "loss", …}, or None if there was none.
         signatures: see `contract.signatures_of`.
         difference: the greatest of a score, between `model` and the export.
+        formats: what `write_formats` returns.
     """
     card = {
         "model": model.name,
@@ -54,6 +56,7 @@ def write_card(
         "weights": {**weights, "sha256": weights_sha256(model)},
         "metrics": metrics,
         "max_score_difference_to_the_model": difference,
+        "formats": formats,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         "files": file_digests(path),

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from export.saved_model import ExportMismatch
+from export.samples import MAX_DIFFERENCE
 
-MAX_DIFFERENCE = 1e-4  # Of a score, where all is float32: other runtimes sum in another order.
 # Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
 # EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
 # that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
@@ -15,6 +14,10 @@ MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
 BATCH = 16
 
 Classify = Callable[[np.ndarray], np.ndarray]
+
+
+class ExportMismatch(RuntimeError):
+    """The export answers differently from the model that it was made of."""
 
 
 @dataclasses.dataclass(frozen=True)

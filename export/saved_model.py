@@ -10,14 +10,12 @@ from efficientnetv2.training.losses import activation_of
 from export.card import write_card
 from export.contract import signatures_of
 from export.extras import write_labels, write_warmup
+from export.other_formats import check_formats, write_formats
+from export.parity import ExportMismatch
 from export.samples import MAX_DIFFERENCE, Questions, ask_model, score_difference, write_expected
 from export.serving import SIGNATURES, ServingModule
 from export.versions import new_version
 from hparams import Config
-
-
-class ExportMismatch(RuntimeError):
-    """The export answers differently from the model that it was made of."""
 
 
 def export_saved_model(
@@ -29,6 +27,7 @@ def export_saved_model(
     weights: dict | None = None,
     metrics: dict | None = None,
     version: int | None = None,
+    formats: Sequence[str] = (),
 ) -> str:
     """Writes `path/VERSION/`, verifies it and returns its path.
 
@@ -37,11 +36,13 @@ def export_saved_model(
     (uint8 pixels), `predict_images_float` and `predict_features`, `assets/labels.txt`, in
     `assets.extra/` warm-up requests and the scores of the model for some images, and
     `model_card.json`, in which `weights` says where the weights are from and `metrics` what they
-    reach, see `write_card`. Scores are those of `train.loss_type`.
+    reach, see `write_card`. Scores are those of `train.loss_type`. `formats`: names of `FORMATS`,
+    whose files lie beside the SavedModel; see `write_formats`.
 
-    Raises: UserError if `path` cannot be written to, or has this version; ExportMismatch if the
-    export, read back, differs from the model.
+    Raises: UserError if `path` cannot be written to, or has this version, or a format lacks
+    something; ExportMismatch if the export, read back, differs from the model.
     """
+    others = check_formats(formats)
     activation = activation_of(config.train.loss_type)
     with new_version(path, version) as (part, final):
         module = ServingModule(model, config.eval.isize, config.data, class_names, activation)
@@ -51,6 +52,7 @@ def export_saved_model(
             write_labels(part, class_names)
             write_warmup(part, config.eval.isize)
             write_expected(part, questions)
+            of_formats = write_formats(others, module.graph, model, config, part)
         difference, signatures = _read_back(part, questions)
         with writing(f"the export to {path}"):
             write_card(
@@ -61,6 +63,7 @@ def export_saved_model(
                 metrics=metrics,
                 signatures=signatures,
                 difference=difference,
+                formats=of_formats,
             )
     return final
 

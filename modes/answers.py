@@ -74,8 +74,12 @@ def infer() -> None:
 def export_run() -> None:
     """Mode export: weights as a SavedModel, read back and compared; the averaged ones of a run."""
     needed("export_dir")
-    run = trained()
+    import_tensorflow()
     from export import export_saved_model
+    from export.other_formats import check_formats
+
+    formats = check_formats(FLAGS.export_format)  # Before anything is loaded.
+    run = trained()
 
     weights = {
         "source": run.loaded.source,
@@ -92,6 +96,7 @@ def export_run() -> None:
         weights=weights,
         metrics=run_metrics(run) if FLAGS.model_dir else None,
         version=FLAGS.export_version,
+        formats=formats,
     )
     print(f"exported and verified: {path}")
     report({"export": path, "step": run.loaded.step})
