@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from export.parity import Parity, check, compare
-from export.saved_model import ExportMismatch
+from export.parity import ExportMismatch, Parity, check, compare
 
 LABELS = np.arange(40) % 4
 IMAGES = np.zeros((40, 8, 8, 3), np.float32)

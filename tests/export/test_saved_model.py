@@ -19,7 +19,7 @@ import hparams
 from datasets.preprocess import preprocess_eval
 from efficientnetv2 import build_model
 from export import ServingModule, export_saved_model, verify
-from export.saved_model import ExportMismatch
+from export.parity import ExportMismatch
 from hparams import UserError
 
 SIZE = 32
