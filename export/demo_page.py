@@ -106,6 +106,7 @@ def serve(page, port: int | None = None) -> str:
         share=False,
         quiet=True,
         prevent_thread_lock=True,
+        show_error=True,
         footer_links=[],
         theme=gradio.themes.Default(**fonts),  # Others load their fonts from Google.
     )

@@ -1,5 +1,6 @@
 """One export, shared by the tests of this folder."""
 
+import browser
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from efficientnetv2.compat import var_path
 from export import export_saved_model
 from export.frozen import as_function, freeze
 
+collect_ignore = [] if browser.CHROMIUM else ["test_demo_browser.py"]
 NAMES = tuple(f"class {index}" for index in range(tiny_run.CLASSES))
 METRICS = {"step": 7, "loss": 0.5, "top1": 0.9}
 WEIGHTS = {"source": "somewhere/ckpt-7", "step": 7, "averaged": True}
