@@ -7,10 +7,13 @@ RUN ?= runs/demo
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu where no local wheel has it.
 SOURCES_VENV ?= .venv-sources
 TORCH_INDEX ?=
+# Processes that share the tests, a file to one of them; each takes 2 to 3 GB.
+JOBS ?= 2
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 READY := $(VENV)/.ready-$(VERSION)
 PY := $(VENV)/bin/python
+IN_PARALLEL := -n $(JOBS) --dist loadfile
 DEMO := --model_dir=$(RUN) --mode
 
 .PHONY: demo test test-quick test-sources lint clean
@@ -26,10 +29,10 @@ demo: $(READY)
 	@echo "curves      $(VENV)/bin/tensorboard --logdir=$(RUN)/tensorboard"
 
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest $(IN_PARALLEL)
 
 test-quick: $(READY)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(IN_PARALLEL) -m "not slow"
 
 test-sources: $(SOURCES_VENV)/.ready
 	$(SOURCES_VENV)/bin/python -m pytest -m sources tests/sources

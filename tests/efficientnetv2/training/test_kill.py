@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import kill_moments
 import killed_run
 import pytest
 
@@ -28,7 +29,7 @@ def test_a_run_that_is_killed_at_20_random_moments_ends_with_the_same_bits(tmp_p
     assert len(killed) == 20
     assert {moment for moment in killed} >= {
         function.__name__.replace("_", " ")
-        for function in killed_run.KILLS
-        if function is not killed_run.at_any_time  # The run may be over before.
+        for function in kill_moments.KILLS
+        if function is not kill_moments.at_any_time  # The run may be over before.
     } - {"going back", "dropping records"}  # Which not every life does.
     assert [equal for *_, equal in rows] == ["yes"] * len(rows), result.stdout
