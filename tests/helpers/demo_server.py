@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ NAMES = tuple(f"kind {number}" for number in range(tiny_run.CLASSES))
 
 @contextlib.contextmanager
 def served(folder: pathlib.Path, model, config) -> Iterator[str]:
-    """Gives the address of a page about `model`, a `tiny_run.make_model()`; ends it by Ctrl-C."""
+    """Gives the address of a page about `model`, a `tiny_run.make_model()`."""
     settings = {
         "data.num_classes": tiny_run.CLASSES,
         "eval.isize": config.eval.isize,
@@ -57,8 +56,7 @@ def served(folder: pathlib.Path, model, config) -> Iterator[str]:
         try:
             yield json.loads(line)["url"]
         finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+            process.terminate()
 
 
 def classify(url: str, photo: pathlib.Path) -> tuple[str, list]:
