@@ -36,11 +36,10 @@ def ours(runtime: str, variant: str, size: int, folder: str) -> Answer:
         module = ServingModule(model, size, data)
         tf.saved_model.save(module, folder, signatures=module.signatures())
         return saved_model(folder, "predict_images_float")
-    from export.formats import FORMATS
+    from export.formats import find_format
 
-    exported, path = FORMATS[runtime], os.path.join(folder, FORMATS[runtime].file)
-    exported.write(freeze(model, size), size, path)
-    return exported.load(path)
+    find_format(runtime).write(freeze(model, size), size, folder)
+    return find_format(runtime).load(folder)
 
 
 def keras_applications(runtime: str, variant: str, size: int, folder: str) -> Answer:

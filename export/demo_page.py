@@ -47,13 +47,13 @@ class Viewer:
         encoded = tf.constant([image_bytes])
         begun = time.perf_counter()
         try:
-            answer = self.serving.serving_default(encoded)
+            pixels = self.serving.pixels(encoded)
+            answer = self.serving.predict_images_float(pixels)
         except tf.errors.InvalidArgumentError as error:
             raise UserError(f"no readable image: {clean_message(error)}") from error
         taken = time.perf_counter() - begun
         best = answer["classes"][0].numpy()
         scores = {self.class_names[i]: float(answer["scores"][0, i]) for i in best[:TOP]}
-        pixels = self.serving.pixels(encoded)
         seen = np.clip(np.rint(pixels[0].numpy()), 0, 255).astype(np.uint8)
         evidence = grad_cam(self.model, pixels, best[:1])[0]
         return scores, overlay(seen, evidence), f"{taken * 1e3:.0f} ms for decoding and the network"

@@ -1,19 +1,17 @@
 """Writes the formats beside a SavedModel, and compares each with the network it is of."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 
 import keras
-import numpy as np
-import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
-from efficientnetv2.training.losses import activation_of
 from export.formats import FORMATS, find_format
-from export.frozen import ACTIVATIONS
 from export.parity import check, compare
 from export.real_images import CALIBRATION, from_split, to_compare
+from export.samples import scores_of_model
 from hparams import Config, UserError
 
 SAVED_MODEL = "saved_model"
@@ -47,11 +45,7 @@ def write_formats(
     """
     if not names:
         return {}
-    activate = ACTIVATIONS[activation_of(config.train.loss_type)]
-
-    def scores_of_model(images: np.ndarray) -> np.ndarray:
-        return activate(tf.cast(model(images, training=False), tf.float32)).numpy()
-
+    of_model = functools.partial(scores_of_model, model, config)
     images, examples = to_compare(config), None
     print(f"formats are compared with the network on {images.origin}", flush=True)
     if any(find_format(name).needs_examples for name in names):
@@ -60,7 +54,7 @@ def write_formats(
     for name in names:
         row = find_format(name)
         path = row.write(graph_def, config.eval.isize, folder, examples=examples)
-        parity = compare(row.load(folder), scores_of_model, images.pixels, images.labels)
+        parity = compare(row.load(folder), of_model, images.pixels, images.labels)
         warnings = check(parity, name, quantised=row.quantised)
         megabytes = os.path.getsize(path) / 1e6
         print(f"{name:12} {row.file_name} {megabytes:.1f} MB: {parity}", flush=True)

@@ -37,17 +37,18 @@ def ask_model(model: keras.Model, config: Config) -> Questions:
     encoded = sample_images()
     exact = np.stack([evaluation_pixels(e, config.eval.isize, config.data) for e in encoded])
     rounded = np.clip(np.round(exact), 0, 255).astype(np.uint8)
-    activate = ACTIVATIONS[activation_of(config.train.loss_type)]
-
-    def scores(pixels):
-        return activate(tf.cast(model(pixels, training=False), tf.float32)).numpy()
-
-    of_exact = scores(exact)
+    of_exact = scores_of_model(model, config, exact)
     return {
         "serving_default": ({"image_bytes": np.array(encoded, object)}, of_exact),
-        "predict_images": ({"images": rounded}, scores(rounded)),
+        "predict_images": ({"images": rounded}, scores_of_model(model, config, rounded)),
         "predict_images_float": ({"images": exact}, of_exact),
     }
+
+
+def scores_of_model(model: keras.Model, config: Config, pixels: np.ndarray) -> np.ndarray:
+    """What the Keras network itself says: [N, S, S, 3] -> probabilities, float32 [N, K]."""
+    activate = ACTIVATIONS[activation_of(config.train.loss_type)]
+    return activate(tf.cast(model(pixels, training=False), tf.float32)).numpy()
 
 
 def score_difference(loaded, questions: Questions) -> float:

@@ -24,6 +24,27 @@ def test_each_format_is_written_to_its_file_and_answers(tmp_path, frozen, pixels
     assert (parity.max_difference > 1e-5) == row.quantised
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino"])  # Those of any batch; test_tflite has more.
+def test_every_kind_of_network_keeps_its_scores(tmp_path, variant, pixels, name):
+    graph_def, scores_of = variant
+    find_format(name).write(graph_def, 32, str(tmp_path))
+    classify = find_format(name).load(str(tmp_path))
+    expected = scores_of(pixels)
+    assert expected.std(axis=0).max() > 0.01  # The images differ to the model.
+    for count in (1, 3, 20):
+        scores = classify(pixels[:count])
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_bytes_are_taken_as_pixels(tmp_path, frozen, pixels, name):
+    find_format(name).write(frozen[0], 32, str(tmp_path))
+    whole = np.round(pixels).astype(np.uint8)
+    scores = find_format(name).load(str(tmp_path))(whole)
+    np.testing.assert_allclose(scores, frozen[1](whole), atol=1e-5)
+
+
 def test_file_names_do_not_collide():
     assert len({row.file_name for row in FORMATS.values()}) == len(FORMATS)
 

@@ -17,23 +17,6 @@ def path(tmp_path_factory, frozen):
     return path
 
 
-def test_every_kind_of_network_keeps_its_scores(tmp_path, variant, pixels):
-    graph_def, scores_of = variant
-    write_openvino(graph_def, 32, str(tmp_path / "model.xml"))
-    classify = load_openvino(str(tmp_path / "model.xml"))
-    expected = scores_of(pixels)
-    assert expected.std(axis=0).max() > 0.01  # The images differ to the model.
-    for count in (1, 3, 20):
-        scores = classify(pixels[:count])
-        assert scores.dtype == np.float32
-        np.testing.assert_allclose(scores, expected[:count], atol=1e-5)
-
-
-def test_bytes_are_taken_as_pixels(path, frozen, pixels):
-    whole = np.round(pixels).astype(np.uint8)
-    np.testing.assert_allclose(load_openvino(path)(whole), frozen[1](whole), atol=1e-5)
-
-
 def test_scores_of_one_call_survive_the_next(path, pixels):
     classify = load_openvino(path)
     first = classify(pixels[:2])
