@@ -14,11 +14,11 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.processes import MeasuringProcess
+
 PACKAGES = {  # (whose network, runtime) -> what it needs beside requirements.txt.
     ("ours", "saved_model"): (),
     ("keras.applications", "saved_model"): (),
@@ -31,32 +31,20 @@ PACKAGES = {  # (whose network, runtime) -> what it needs beside requirements.tx
 }
 
 
-class Contender:
-    """A process of `benchmarks.latency_contenders`; answers "BATCH CALLS" with a line of JSON."""
+class Contender(MeasuringProcess):
+    """A process of `benchmarks.latency_contenders`, asked for calls at a batch size."""
 
     def __init__(self, network: str, runtime: str, case: str):
-        command = [sys.executable, "-m", "benchmarks.latency_contenders", network, runtime, case]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.name = network, runtime
+        name = f"{network}, {runtime}"
+        super().__init__(name, "benchmarks.latency_contenders", network, runtime, case)
         self.rounds: dict[int, list[dict]] = {}
-        self._answer()  # It is ready.
 
     def turn(self, batch: int, calls: int) -> None:
-        self.process.stdin.write(f"{batch} {calls}\n")
-        self.process.stdin.flush()
-        self.rounds.setdefault(batch, []).append(self._answer())
+        self.rounds.setdefault(batch, []).append(self.ask(f"{batch} {calls}"))
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"error: {' '.join(self.name)} ended with status {self.process.wait()}")
-        return json.loads(line)
 
 
 def run_case(case: str, contenders: list[tuple[str, str]], batches: list[int], options) -> dict:
@@ -73,7 +61,7 @@ def run_case(case: str, contenders: list[tuple[str, str]], batches: list[int], o
     for contender in running:
         contender.close()
     print(f"\r{' ' * 70}\r", end="", file=sys.stderr)
-    return {contender.name: contender.rounds for contender in running}
+    return dict(zip(contenders, (contender.rounds for contender in running), strict=True))
 
 
 def table(case: str, found: dict, batches: list[int]) -> str:

@@ -15,46 +15,32 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.processes import MeasuringProcess
+
 CONTENDERS = ("ours", "ours, fit", "keras.applications, fit")
-ROOT = Path(__file__).parents[1]
 
 
-class Contender:
-    """A process of `benchmarks.contenders`; it answers each line with a line of JSON."""
+class Contender(MeasuringProcess):
+    """A process of `benchmarks.contenders`, asked for steps."""
 
     def __init__(self, name: str, case: str, options):
-        command = [sys.executable, "-m", "benchmarks.contenders", name, case]
-        command += [str(options.batch), options.precision, options.jit]
-        self.name = name
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.first = self._answer()
+        settings = (str(options.batch), options.precision, options.jit)
+        super().__init__(name, "benchmarks.contenders", name, case, *settings)
         self.rounds: list[dict] = []
 
     def turn(self, steps: int) -> None:
-        """Makes some steps; the process is idle before and after."""
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        self.rounds.append(self._answer())
+        self.rounds.append(self.ask(str(steps)))
 
     def close(self) -> dict:
         """Returns the figures; seconds and CPU seconds are of a step, in every round."""
         self.process.stdin.close()
-        memory = self._answer()
+        memory = self.answer()
         self.process.wait()
         rounds = {key: [made[key] for made in self.rounds] for key in ("seconds", "cpu_seconds")}
         return {**self.first, **memory, **rounds}
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"error: {self.name!r} ended with status {self.process.wait()}")
-        return json.loads(line)
 
 
 def run_case(case: str, options) -> dict:
