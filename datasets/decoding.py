@@ -8,8 +8,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from datasets.gif_frames import largest_frame
+
 _HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
 NAMED_POSITIONS = 64  # The error of a later image names the last of them.
+FRAMES_PIXELS = 2**28  # Of all frames of a GIF; the decoder takes a byte for each.
 
 
 def _at(position: tf.Tensor | None, make: Callable[[], tf.Tensor]) -> tf.Tensor:
@@ -42,6 +45,21 @@ def check_pixels(size: tf.Tensor, max_pixels: int, position: tf.Tensor | None = 
     text = ["too large: height and width are", size]
     with tf.control_dependencies(_assert(pixels <= max_pixels, text, position)):
         return tf.identity(size)
+
+
+def _check_frames(image_bytes: tf.Tensor, max_pixels: int, position: tf.Tensor | None) -> tf.Tensor:
+    """Refuses a GIF with a frame, or frames, of too many pixels; True for what passes."""
+
+    def checked() -> tf.Tensor:
+        size, pixels = largest_frame(image_bytes)
+        text = ["too large: all frames have pixels", pixels]
+        with tf.control_dependencies([check_pixels(size, max_pixels, position)]):
+            passed = _assert(pixels <= max(max_pixels, FRAMES_PIXELS), text, position)
+        with tf.control_dependencies(passed):
+            return tf.constant(True)
+
+    is_gif = tf.strings.substr(image_bytes, 0, 3) == b"GIF"
+    return tf.cond(is_gif, checked, lambda: tf.constant(True))
 
 
 def _assert(condition: tf.Tensor, text: list, position: tf.Tensor | None) -> list[tf.Operation]:
@@ -124,8 +142,9 @@ def decode_image(
     Args:
         position: int32 scalar, of the image in its batch, for errors to name it: see `_at`.
     Raises: tf.errors.InvalidArgumentError if the bytes are no such image, or if it has more than
-        `max_pixels` pixels: before memory is taken for them, by the header. (A GIF can hide a
-        frame larger than the screen that its header states.)
+        `max_pixels` pixels: before memory is taken for them, by the header and, of a GIF, by the
+        size of each frame. All frames of a GIF, which the decoder unpacks to get at the first, may
+        have 2**28 pixels, or `max_pixels` if that is more.
     """
 
     def decoded() -> tf.Tensor:
@@ -141,7 +160,10 @@ def decode_image(
 
     checks = []
     if max_pixels is not None:
-        checks = [check_pixels(image_shape(image_bytes, position), max_pixels, position)]
+        checks = [
+            check_pixels(image_shape(image_bytes, position), max_pixels, position),
+            _check_frames(image_bytes, max_pixels, position),
+        ]
     with tf.control_dependencies(checks):
         image = _at(position, decoded)
     is_bmp = tf.strings.substr(image_bytes, 0, 2) == b"BM"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from datasets.decoding import decode_image, image_shape
+from datasets.decoding import decode_image
 from datasets.sources import Source
 
 READING_ERRORS = (
@@ -81,11 +81,13 @@ def _decoding_fault(image_bytes: bytes, max_pixels: int | None, error: Exception
         start = image_bytes[:8]
         return Fault("not an image", f"it is no JPEG, PNG, BMP or GIF: it begins with {start}")
     message = clean_message(error)
-    if "too large: height and width" in message:
-        height, width = image_shape(image_bytes).numpy().tolist()
+    if stated := re.search(r"too large: height and width are\W+(\d+) (\d+)", message):
+        height, width = stated.groups()
         return Fault(
             "too large", f"it has {width} x {height} pixels, more than data.max_pixels={max_pixels}"
         )
+    if stated := re.search(r"too large: all frames have pixels\W+(\d+)", message):
+        return Fault("too large", f"its frames have {stated[1]} pixels, too many to unpack")
     if _is_cut_off(image_bytes, image_format):
         return Fault("truncated", f"it is a truncated {image_format} of {len(image_bytes)} bytes")
     return Fault("corrupt", f"it is a corrupt {image_format}: {message}")

@@ -18,17 +18,19 @@ def write_onnx(graph_def: GraphDef, image_size: int, path: str) -> None:
     """
     import onnx
     import tf2onnx
+    from tensorflow.python.util import deprecation
 
     names = {f"{INPUT}:0": INPUT, "scores:0": "scores"}
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph_def,
-        name="efficientnetv2",
-        input_names=[f"{INPUT}:0"],
-        output_names=["scores:0"],
-        opset=OPSET,
-        tensors_to_rename=names,
-        shape_override={f"{INPUT}:0": [None, image_size, image_size, 3]},
-    )
+    with deprecation.silence():  # It calls functions of TensorFlow 1.
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph_def,
+            name="efficientnetv2",
+            input_names=[f"{INPUT}:0"],
+            output_names=["scores:0"],
+            opset=OPSET,
+            tensors_to_rename=names,
+            shape_override={f"{INPUT}:0": [None, image_size, image_size, 3]},
+        )
     for value in (*model.graph.input, *model.graph.output):
         batch = value.type.tensor_type.shape.dim[0]
         batch.Clear()

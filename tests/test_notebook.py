@@ -1,7 +1,6 @@
-"""notebooks/finetune.ipynb: as a file, and all of it in a kernel, as Colab runs it."""
+"""The notebooks as files; and all of finetune.ipynb in a kernel, as Colab runs it."""
 
 import json
-import os
 import pathlib
 import re
 import zipfile
@@ -10,8 +9,7 @@ import nbformat
 import numpy as np
 import published
 import pytest
-from finetune_notebook import ROOT, read
-from nbclient import NotebookClient
+from notebook_runs import NAMES, execute, printed, read, shows_picture, sources
 
 from efficientnetv2 import build_from_config
 from efficientnetv2.compat import tf_variable
@@ -24,8 +22,9 @@ SHORT = "train.batch_size=48,train.min_steps=1,train.lr_base=0.02,runtime.log_st
 SMALL = {"IMAGE_SIZE": "32", "EPOCHS": "2", "MORE_SETTINGS": f"{SHALLOW},{SHORT}"}
 
 
-def test_the_file_is_clean():
-    notebook = read()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_clean(name):
+    notebook = read(name)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     nbformat.validate(notebook)
     ids = [cell.id for cell in notebook.cells]
@@ -39,6 +38,12 @@ def test_the_file_is_clean():
             compile(cell.source, cell.id, "exec")
 
 
+def test_both_notebooks_set_up_the_project_alike():
+    finetune, serve = sources("finetune"), sources("serve")
+    common = ("project", "stack", "install", "run")
+    assert [finetune[name] for name in common] == [serve[name] for name in common]
+
+
 def random_weights(folder: pathlib.Path) -> str:
     """An official checkpoint of the network as it is before training."""
     model = build_from_config(get_config(None, "imagenet", SHALLOW))
@@ -49,53 +54,13 @@ def random_weights(folder: pathlib.Path) -> str:
     return published.save_official(arrays, folder / "model")
 
 
-def environment(tmp_path: pathlib.Path) -> dict[str, str]:
-    """The settings, and folders of the user in `tmp_path`; tensorflow_addons cannot be imported."""
-    (tmp_path / "trap").mkdir()
-    (tmp_path / "trap/tensorflow_addons.py").write_text("raise SystemExit('imported addons')\n")
-    home = tmp_path / "home"
-    home.mkdir()
-    own = {"WEIGHTS": random_weights(tmp_path), "WORK": str(tmp_path / "work"), **SMALL}
-    folders = ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
-        **{f"FINETUNE_{name}": value for name, value in own.items()},
-        **{name: str(home / name.lower()) for name in folders},
-        "HOME": str(home),
-        "PYTHONPATH": str(tmp_path / "trap"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-def files_of_the_repository() -> set[pathlib.Path]:
-    return {*ROOT.iterdir(), *(ROOT / "notebooks").iterdir(), *ROOT.glob("runs/*")}
-
-
-def printed(cell) -> str:
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
-
-
 @pytest.mark.slow
 def test_from_a_zip_to_answers_of_the_export(tmp_path, monkeypatch):
-    """Runs every cell in a kernel of this Python; NOTEBOOK_OUTPUT keeps what it shows."""
-    variables = environment(tmp_path)
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", variables["JUPYTER_RUNTIME_DIR"])
-    monkeypatch.setenv("JUPYTER_DATA_DIR", variables["JUPYTER_DATA_DIR"])
-    before = files_of_the_repository()
-    notebook, kept = read(), os.environ.get("NOTEBOOK_OUTPUT")
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}})
-    try:
-        client.execute(env=variables)
-    finally:
-        if kept:
-            pathlib.Path(kept).parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(notebook, kept)
-    assert files_of_the_repository() == before
-
-    work, cells = tmp_path / "work", {cell.id: cell for cell in notebook.cells}
+    work = tmp_path / "work"
+    settings = {"WEIGHTS": random_weights(tmp_path), "WORK": str(work), **SMALL}
+    cells = execute("finetune", settings, tmp_path, monkeypatch)
     assert "nothing, all is there" in printed(cells["stack"])
-    for name in ("look", "report", "show"):
-        assert any("image/png" in output.get("data", {}) for output in cells[name].outputs)
+    assert all(shows_picture(cells[name]) for name in ("look", "report", "show"))
     scores = json.loads(printed(cells["train"]).rpartition("held out: ")[2])
     assert scores["examples"] == 72 and np.isfinite(scores["loss"])
     (page,) = cells["report-page"].outputs

@@ -11,7 +11,7 @@ import types
 import zipfile
 
 import pytest
-from finetune_notebook import ROOT, sources
+from notebook_runs import ROOT, sources
 from packaging.requirements import Requirement
 
 FIELD = re.compile(r"^(\w+) = (.+?)  # @param ", re.MULTILINE)
@@ -22,12 +22,12 @@ def execute(tmp_path, monkeypatch, capsys):
     """Executes cells by their ids, in this process; returns their names, and what was printed."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("FINETUNE_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("NOTEBOOK_WORK", str(tmp_path / "work"))
 
     def executed(*ids, **names):
         capsys.readouterr()
         for name in ids:
-            exec(compile(sources()[name], name, "exec"), names)
+            exec(compile(sources("finetune")[name], name, "exec"), names)
         return types.SimpleNamespace(**names, printed=capsys.readouterr().out)
 
     return executed
@@ -40,12 +40,12 @@ def write_zip(path, names):
 
 
 def test_each_form_field_can_come_from_the_environment(execute, tmp_path, monkeypatch):
-    fields = {name for source in sources().values() for name, _ in FIELD.findall(source)}
-    assert len(fields) == 9 and sum(s.count("@param") for s in sources().values()) == 9
+    fields = {name for source in sources("finetune").values() for name, _ in FIELD.findall(source)}
+    assert len(fields) == 9 and sum(s.count("@param") for s in sources("finetune").values()) == 9
     given = {name: str(index) for index, name in enumerate(sorted(fields), 100)}
     given["WORK"] = str(tmp_path / "elsewhere")
     for name, value in given.items():
-        monkeypatch.setenv(f"FINETUNE_{name}", value)
+        monkeypatch.setenv(f"NOTEBOOK_{name}", value)
     names = execute("project", "settings")
     assert {name: str(getattr(names, name)) for name in fields} == given
     assert type(names.IMAGE_SIZE) is type(names.EPOCHS) is int
@@ -60,7 +60,7 @@ def test_the_project_is_found_or_cloned(execute, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="^REPOSITORY is empty: give the address of the project"):
         execute("project")
-    monkeypatch.setenv("FINETUNE_REPOSITORY", str(tmp_path / "none"))
+    monkeypatch.setenv("NOTEBOOK_REPOSITORY", str(tmp_path / "none"))
     with pytest.raises(SystemExit, match="^cannot clone REPOSITORY=.*none: .*does not exist"):
         execute("project")
 
@@ -70,12 +70,12 @@ def test_the_project_is_found_or_cloned(execute, tmp_path, monkeypatch):
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     for command in (["init"], ["add", "."], [*identity, "commit", "-m", "one"]):
         subprocess.run(["git", *command], cwd=origin, check=True, capture_output=True)
-    monkeypatch.setenv("FINETUNE_REPOSITORY", origin.as_uri())
+    monkeypatch.setenv("NOTEBOOK_REPOSITORY", origin.as_uri())
     execute("project")
     clone = tmp_path / "efficientnetv2_project"
     assert pathlib.Path.cwd() == clone and sys.path[0] == str(clone)
     monkeypatch.chdir(tmp_path)  # As after a restart.
-    monkeypatch.delenv("FINETUNE_REPOSITORY")
+    monkeypatch.delenv("NOTEBOOK_REPOSITORY")
     execute("project")
     assert pathlib.Path.cwd() == clone
 
@@ -144,7 +144,7 @@ def test_the_sample_is_a_folder_of_classes(execute, tmp_path):
 
 def test_unpacking_a_zip(execute, tmp_path, monkeypatch):
     cells = ("project", "stack", "settings", "run", "zip", "unzip")
-    monkeypatch.setenv("FINETUNE_ZIP", str(tmp_path / "a.zip"))
+    monkeypatch.setenv("NOTEBOOK_ZIP", str(tmp_path / "a.zip"))
     names = ["mine/train/a/1.jpg", "mine/val/a/2.jpg", ".DS_Store", "__MACOSX/mine/._1.jpg"]
     write_zip(tmp_path / "a.zip", names)
     photos = execute(*cells).photos
@@ -170,7 +170,7 @@ def test_what_is_no_zip(execute, tmp_path, monkeypatch):
         str(tmp_path / "none.zip"): "ZIP='.*none.zip' is no zip file",
         "upload": "ZIP=upload works on Colab; give the path of the zip",
     }.items():
-        monkeypatch.setenv("FINETUNE_ZIP", path)
+        monkeypatch.setenv("NOTEBOOK_ZIP", path)
         with pytest.raises(SystemExit, match=f"^{message}"):
             execute(*cells)
 
@@ -180,6 +180,6 @@ def test_uploading_on_colab(execute, tmp_path, monkeypatch):
     colab = types.ModuleType("google.colab")
     colab.files = types.SimpleNamespace(upload=lambda: {str(tmp_path / "mine.zip"): b""})
     monkeypatch.setitem(sys.modules, "google.colab", colab)
-    monkeypatch.setenv("FINETUNE_ZIP", "upload")
+    monkeypatch.setenv("NOTEBOOK_ZIP", "upload")
     names = execute("project", "stack", "settings", "run", "zip")
     assert names.zip_path == str(tmp_path / "mine.zip")

@@ -1,14 +1,13 @@
 """One export, shared by the tests of this folder."""
 
 import browser
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_run
+from stirred import stirred
 
 from efficientnetv2 import build_model
-from efficientnetv2.compat import var_path
 from export import export_saved_model
 from export.frozen import as_function, freeze
 
@@ -27,17 +26,6 @@ def config():
 def model():
     """Weights far from their initial values, so that scores differ clearly."""
     return stirred(tiny_run.make_model)
-
-
-def stirred(build) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    model, rng = build(), np.random.default_rng(0)
-    for weight in model.weights:
-        if not var_path(weight).endswith("kernel"):
-            weight.assign(weight + 0.3 * rng.uniform(size=tuple(weight.shape)))
-    classifier = model.get_layer("classifier")
-    classifier.kernel.assign(rng.normal(size=classifier.kernel.shape))
-    return model
 
 
 VARIANTS = {

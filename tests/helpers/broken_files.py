@@ -58,6 +58,11 @@ def dangling_link(path: pathlib.Path) -> None:
     path.symlink_to(path.with_name("gone"))
 
 
+def place_of_frame(gif: bytes) -> int:
+    """Where the width of the first frame of 32 x 24 pixels stands."""
+    return gif.index(b"\x2c\0\0\0\0\x20\0\x18\0") + 5
+
+
 # name -> (ending, content or what makes the file, kind of the fault, a word of the reason)
 FAULTS = {
     "zero bytes": (".jpg", b"", "empty", "empty"),
@@ -79,6 +84,12 @@ FAULTS = {
         "20000 x 20000",
     ),
     "gif bomb": (".gif", with_size(read_format("frames.gif"), 6, "<HH"), "too large", "20000"),
+    "gif frame bomb": (
+        ".gif",
+        with_size(read_format("frames.gif"), place_of_frame(read_format("frames.gif")), "<HH"),
+        "too large",
+        "20000 x 20000",
+    ),
     "dangling link": (".jpg", dangling_link, "unreadable", "No such file"),
     "folder": (".jpg", pathlib.Path.mkdir, "unreadable", "directory"),
 }
