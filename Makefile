@@ -7,6 +7,10 @@ RUN ?= runs/demo
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu where no local wheel has it.
 SOURCES_VENV ?= .venv-sources
 TORCH_INDEX ?=
+# Where exports are also asked: the venv of the other stack, made by `make test` with its PYTHON, and
+# NVIDIA's Triton, on the classic stack.
+OTHER_VENV ?= .venv-current
+TRITON_VENV ?= .venv-triton
 # Processes that share the tests, a file to one of them; each takes 2 to 3 GB.
 JOBS ?= 2
 
@@ -16,7 +20,7 @@ PY := $(VENV)/bin/python
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 DEMO := --model_dir=$(RUN) --mode
 
-.PHONY: demo test test-quick test-sources lint clean
+.PHONY: demo test test-quick test-sources test-runtimes lint clean
 
 demo: $(READY)
 	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
@@ -37,6 +41,10 @@ test-quick: $(READY)
 test-sources: $(SOURCES_VENV)/.ready
 	$(SOURCES_VENV)/bin/python -m pytest -m sources tests/sources
 
+test-runtimes: $(READY) $(TRITON_VENV)/.ready
+	OTHER_PYTHON=$(OTHER_VENV)/bin/python TRITON_PYTHON=$(TRITON_VENV)/bin/python \
+		$(PY) -m pytest tests/runtimes
+
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -54,5 +62,10 @@ $(SOURCES_VENV)/.ready: requirements.txt requirements-dev.txt requirements-sourc
 		$(TORCH_INDEX:%=--extra-index-url %) -r requirements-sources.txt
 	touch $@
 
+$(TRITON_VENV)/.ready: deploy/requirements-triton.txt
+	python3.11 -m venv --clear $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(SOURCES_VENV) runs
+	rm -rf $(VENV) $(OTHER_VENV) $(SOURCES_VENV) $(TRITON_VENV) runs

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import openvino
 import pytest
+import tensorflow as tf
 import tiny_run
 
 from export.openvino_file import load_openvino, write_openvino
@@ -39,3 +40,19 @@ def test_input_and_output_have_the_names_and_shapes_that_are_promised(path):
     assert images.partial_shape.to_string() == "[?,32,32,3]"
     assert scores.names == {"scores"}
     assert scores.partial_shape.to_string() == f"[?,{tiny_run.CLASSES}]"
+
+
+def test_the_saved_model_itself_is_read(exported, pixels, tmp_path):
+    """The graph of a signature of pixels; OpenVINO cannot decode images, so not that of bytes."""
+    signature = tf.saved_model.load(exported).signatures["predict_images_float"]
+    graph = signature.graph.as_graph_def()
+    tf.io.write_graph(graph, str(tmp_path), "signature.pb", as_text=False)
+    named = dict(zip(sorted(signature.structured_outputs), signature.outputs, strict=True))
+    read = openvino.Core().read_model(tmp_path / "signature.pb")
+    (scores,) = [output.node for output in read.outputs if named["scores"].name in output.names]
+    (images,) = [one for one in read.get_parameters() if one.partial_shape.rank.get_length() == 4]
+    part = openvino.Model([scores], [images], "scores")  # Without labels: they are strings.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    (found,) = openvino.Core().compile_model(part, "CPU", exact)(pixels).values()
+    expected = signature(images=tf.constant(pixels))["scores"].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
