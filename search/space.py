@@ -9,10 +9,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from efficientnetv2.architecture_tables import get_spec
-from efficientnetv2.architectures import Blocks, ModelSpec, scale_spec
-from efficientnetv2.spec_files import check_spec
 from hparams import UserError, nearest
+from hparams.architecture_tables import get_spec
+from hparams.architectures import Blocks, ModelSpec, scale_spec
+from hparams.spec_files import check_spec
 
 BACKBONE = "backbone"  # The parameter that says which one, where there are several.
 # Of a stage: what a parameter is called, and where its choices are.

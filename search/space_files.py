@@ -5,9 +5,9 @@ import os
 import reprlib
 import typing
 
-from efficientnetv2.architectures import ModelSpec
-from efficientnetv2.spec_files import check_spec, read_fields, read_object
 from hparams import UserError, nearest
+from hparams.architectures import ModelSpec
+from hparams.spec_files import check_spec, read_fields, read_object
 from search.space import BACKBONE, Backbone, SearchSpace, StageSlot, baseline_spec, choices, spec_at
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spaces")

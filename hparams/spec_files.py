@@ -9,9 +9,11 @@ import reprlib
 import types
 import typing
 
-from efficientnetv2.architectures import Blocks, ModelSpec
-from hparams import UserError, nearest, write_whole
+from hparams.architectures import Blocks, ModelSpec
 from hparams.config import ACTIVATIONS
+from hparams.errors import UserError
+from hparams.overrides import nearest
+from hparams.whole_files import write_whole
 
 # Least and most; more is a slip of the hand, and would end in a lack of memory.
 _ROW_LIMITS = {
