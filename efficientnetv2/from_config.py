@@ -4,12 +4,12 @@ import dataclasses
 
 import keras
 
-from efficientnetv2.architecture_tables import get_spec
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.keras_models import PREFIX, smallest_image
 from efficientnetv2.model import build_model
-from efficientnetv2.spec_files import check_spec
 from hparams import Config, ModelConfig, UserError, make_stages
+from hparams.architecture_tables import get_spec
+from hparams.architectures import ModelSpec
+from hparams.spec_files import check_spec
 
 
 def build_from_config(config: Config, bn_synchronized: bool = False) -> keras.Model:

@@ -5,14 +5,14 @@ import dataclasses
 import keras
 
 from efficientnetv2.activation import Activation
-from efficientnetv2.architecture_tables import get_spec
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.blocks import FusedMBConv, MBConv
 from efficientnetv2.keras_models import PREFIX, build_keras_model
 from efficientnetv2.layers import conv, norm_layer
 from efficientnetv2.noise import HeadDropout
 from efficientnetv2.preprocessing_layers import normalization
 from hparams import UserError
+from hparams.architecture_tables import get_spec
+from hparams.architectures import ModelSpec
 
 _BLOCKS = {"fused": FusedMBConv, "mbconv": MBConv}
 

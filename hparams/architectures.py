@@ -7,7 +7,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from hparams import UserError
+from hparams.errors import UserError
 
 CHANNEL_DIVISOR = 8
 
