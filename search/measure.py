@@ -29,7 +29,8 @@ LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 7, 50, 2.0
 class Measured:
     """The median time of a training step, and what it was measured with.
 
-    `parameters` are all of the network's, BatchNorm's statistics too; `batch_size` is global.
+    `parameters` are all of the network's, BatchNorm's statistics too; `batch_size` is global;
+    `steps` were timed, and the run that they are of has `run_steps`.
     """
 
     step_seconds: float
@@ -37,6 +38,7 @@ class Measured:
     image_size: int
     batch_size: int
     steps: int
+    run_steps: int
     device: str
 
 
@@ -53,31 +55,37 @@ def measure_step(
     import tensorflow as tf
 
     from efficientnetv2.report.environment import environment
-    from efficientnetv2.training import Trainer
-    from efficientnetv2.training.stage_steps import StageSteps
 
     strategy = strategy or tf.distribute.get_strategy()
     config = hparams.with_values(config, data__class_balance=None)
     stages = hparams.make_stages(config)
     stage = dataclasses.replace(stages[-1], variants=(), draw=None)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, stages, folder, strategy)
-        data = _random_batches(stage, config.data.num_classes)
-        steps = StageSteps(stage, lambda variant, step: trainer.open_variant(variant, step, data))
-        number = stage.end_step - 1
-        batch = steps.next_batch(number)
-        parameters = trainer.model.count_params()
-        times = _timed(lambda: float(steps.make(number, batch, 1e-4)[0].loss), alone)
-        del trainer, steps, batch
-    keras.backend.clear_session()
+    parameters, times = _steps_of(config, strategy, stages, stage, alone)
+    keras.backend.clear_session()  # The network is not needed any more.
     return Measured(
         step_seconds=statistics.median(times),
         parameters=parameters,
         image_size=stage.image_size,
         batch_size=stage.batch_size,
         steps=len(times),
+        run_steps=stages[-1].end_step,
         device=_device(environment(), strategy.num_replicas_in_sync),
     )
+
+
+def _steps_of(config: Config, strategy, stages, stage, alone) -> tuple[int, list[float]]:
+    """The number of parameters, and the seconds of each step."""
+    from efficientnetv2.training import Trainer
+    from efficientnetv2.training.stage_steps import StageSteps
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, stages, folder, strategy)
+        data = _random_batches(stage, config.data.num_classes)
+        steps = StageSteps(stage, lambda variant, step: trainer.open_variant(variant, step, data))
+        number = stage.end_step - 1
+        batch = steps.next_batch(number)
+        times = _timed(lambda: float(steps.make(number, batch, 1e-4)[0].loss), alone)
+        return trainer.model.count_params(), times
 
 
 def measure_spec(
@@ -87,7 +95,7 @@ def measure_spec(
 
     Raises: UserError for sizes that are no positive numbers.
     """
-    from efficientnetv2 import save_spec
+    from hparams.spec_files import save_spec
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "spec.json")
@@ -126,9 +134,7 @@ def _timed(
         step()
     times = []
     with alone or contextlib.nullcontext():
-        while len(times) < LEAST_STEPS or (
-            sum(times) < ENOUGH_SECONDS and len(times) < MOST_STEPS
-        ):
+        while len(times) < LEAST_STEPS or (sum(times) < ENOUGH_SECONDS and len(times) < MOST_STEPS):
             begun = time.perf_counter()
             step()
             times.append(time.perf_counter() - begun)
@@ -152,7 +158,7 @@ def main() -> None:
     from datasets.quiet import import_tensorflow
 
     import_tensorflow()
-    from efficientnetv2 import get_spec
+    from hparams.architecture_tables import get_spec
     from search.turns import HostTurns
 
     turns = HostTurns()

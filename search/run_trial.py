@@ -59,11 +59,11 @@ def measure(step_file: str, baseline: str, baseline_file: str, worker: Worker) -
     config = configured()
     source = datasets.open_source(config.data, "train", config.train.seed)
     config = datasets.with_source_facts(config, {"train": source})
-    files = {step_file: config.model.model_name}
-    if not os.path.exists(baseline_file):
-        files = {baseline_file: baseline, **files}
+    files = {baseline_file: baseline, step_file: config.model.model_name}
     turn = worker.alone(f"{step_file}.ready")
     for path, spec in files.items():
+        if os.path.exists(path):
+            continue
         wanted = hparams.with_values(config, model__model_name=spec)
         measured = measure_step(wanted, strategy, turn)
         write_whole(path, json.dumps(dataclasses.asdict(measured)))
@@ -74,7 +74,7 @@ def main() -> None:
     worker = Worker()
     step_file, baseline, baseline_file, *given = sys.argv[1:]
     left = command_line.parse_flags(["main.py", *given])
-    if not os.path.exists(step_file):
+    if not (os.path.exists(step_file) and os.path.exists(baseline_file)):
         try:
             measure(step_file, baseline, baseline_file, worker)
         except UserError as error:
