@@ -54,7 +54,7 @@ def measure_step(
     import keras
     import tensorflow as tf
 
-    from efficientnetv2.report.environment import environment
+    from efficientnetv2.report.environment import hardware
 
     strategy = strategy or tf.distribute.get_strategy()
     config = hparams.with_values(config, data__class_balance=None)
@@ -69,7 +69,7 @@ def measure_step(
         batch_size=stage.batch_size,
         steps=len(times),
         run_steps=stages[-1].end_step,
-        device=_device(environment(), strategy.num_replicas_in_sync),
+        device=_device(hardware(), strategy.num_replicas_in_sync),
     )
 
 
@@ -143,8 +143,7 @@ def _timed(
 
 def _device(facts: dict[str, str], replicas: int) -> str:
     """What there is to compute on, in words."""
-    cores = f"{facts.get('cores', '?')} cores"
-    parts = [facts.get("devices"), facts.get("processor"), cores]
+    parts = [facts["devices"], facts["processor"], f"{facts['cores']} cores"]
     return ", ".join([*filter(None, parts), f"{replicas} replica{'s' * (replicas > 1)}"])
 
 
