@@ -75,7 +75,7 @@ def test_fused_blocks_early_are_faster_on_an_accelerator_though_they_compute_mor
     names = ("efficientnet-b4", "efficientnet-b4-fused-1-3", "efficientnet-b4-fused-1-7")
     plain, early, everywhere = map(get_spec, names)
     assert cost_model.count(early, 380).macs > 2 * cost_model.count(plain, 380).macs
-    for device in ("v100", "a100", "tpu-v3"):
+    for device in ("v100", "a100", "h100"):
         coefficients = DEVICES[device]
         assert predicted_step(early, 380, 32, coefficients) < 0.8 * predicted_step(
             plain, 380, 32, coefficients
@@ -84,16 +84,13 @@ def test_fused_blocks_early_are_faster_on_an_accelerator_though_they_compute_mor
     assert times[1] > 2 * times[0]
 
 
-# Images a second of B4 with Fused-MBConv in no stage, 1-3, 1-5, 1-7. Source: paper, Table 3.
-TABLE_3 = {"v100": ((155, 216, 223, 206), 1.0), "tpu-v3": ((262, 362, 327, 254), 0.6)}
-
-
-@pytest.mark.parametrize("device", TABLE_3)
-def test_the_order_of_the_papers_table_3(device):
-    rates, expected = TABLE_3[device]
+def test_the_speeds_of_the_papers_table_3():
+    """Images a second on a V100 of B4 with Fused-MBConv in no stage, 1-3, 1-5, 1-7."""
     names = ["efficientnet-b4", *(f"efficientnet-b4-fused-1-{i}" for i in (3, 5, 7))]
-    times = [predicted_step(get_spec(name), 380, 128, DEVICES[device]) for name in names]
-    assert rank_correlation(times, [1 / rate for rate in rates]) == pytest.approx(expected)
+    times = [predicted_step(get_spec(name), 380, 128, DEVICES["v100"]) for name in names]
+    rates = [155, 216, 223, 206]
+    assert [128 / time for time in times] == pytest.approx(rates, rel=0.1)
+    assert rank_correlation(times, [1 / rate for rate in rates]) == pytest.approx(1)
 
 
 def test_the_cpu_comes_near_what_was_measured_on_two_cores():
