@@ -30,6 +30,8 @@ FIGURES = (
     "parameters",
     "baseline_step_seconds",
     "baseline_parameters",
+    "image_size",
+    "batch_size",
 )
 STARTUP_TRIALS = 5  # That finish before any is pruned.
 WARM_EVALUATIONS = 2  # Of a trial, of which the last may prune it.
