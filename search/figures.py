@@ -52,7 +52,7 @@ def draw_pareto(found: Sequence[Found]) -> Figure | None:
     unit = "ms" if one_baseline else "relative to the baseline"
     axes.set_xlabel(f"training step ({unit}); area: parameters", fontsize=8, color=FAINT)
     axes.set_ylabel("top-1", fontsize=8, color=FAINT)
-    legend = axes.legend(fontsize=8, frameon=False, loc="lower right")
+    legend = axes.legend(fontsize=8, frameon=False, loc="best")
     for handle in legend.legend_handles:
         handle.set_sizes([24])
     return figure
@@ -70,5 +70,5 @@ def draw_progress(found: Sequence[Found]) -> Figure | None:
     best = list(itertools.accumulate(rewards, max))
     axes.step(numbers, best, where="post", color=LINES[1], linewidth=1.5, label="best so far")
     axes.set_xlabel("trial", fontsize=8, color=FAINT)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(fontsize=8, frameon=False, loc="best")
     return figure

@@ -71,6 +71,11 @@ class SearchStudy:
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARM_EVALUATIONS),
             )
 
+    def close(self) -> None:
+        """Gives back the connections."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Inside, no other worker of this host counts trials or takes one."""
