@@ -3,7 +3,7 @@
 import tempfile
 
 import pytest
-from search_run import open_study
+from search_run import open_study, start_worker
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +19,18 @@ def study(tmp_path):
     opened = open_study(tmp_path / "study")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def start():
+    """Starts workers as processes, as `start_worker`; none outlives the test."""
+    started = []
+
+    def begin(*arguments):
+        started.append(start_worker(*arguments))
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker.kill()
+        worker.wait()
