@@ -1,5 +1,6 @@
 """Mode search: finds networks for one's own data, device and budget."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -34,20 +35,20 @@ def search() -> None:
     budget = parse_budget(FLAGS.search_budget)
     space = load_space(FLAGS.search_space)
     config = _config()
-    study = _open_study()
-    study.agree(_settings(space, config))
-    finished = True
-    if budget.trials != 0:
-        job = Search(
-            space,
-            FLAGS.model_dir,
-            budget,
-            FLAGS.search_sampler,
-            FLAGS.search_seed,
-            _trial_flags(),
-        )
-        finished = Worker(job, study).run()
-    _write_results(study, space)
+    with contextlib.closing(_open_study()) as study:
+        study.agree(_settings(space, config))
+        finished = True
+        if budget.trials != 0:
+            job = Search(
+                space,
+                FLAGS.model_dir,
+                budget,
+                FLAGS.search_sampler,
+                FLAGS.search_seed,
+                _trial_flags(),
+            )
+            finished = Worker(job, study).run()
+        _write_results(study, space)
     if not finished:
         print("stopped; the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
