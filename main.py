@@ -18,6 +18,7 @@ from modes import (
     previewing,
     profiling,
     reporting,
+    searching,
     training,
     verifying,
 )
@@ -35,6 +36,7 @@ MODES = {
     "prepare": preparing.prepare,
     "report": reporting.write_report,
     "demo": demonstrating.demonstrate,
+    "search": searching.search,
 }
 
 FLAGS = flags.FLAGS
@@ -79,6 +81,19 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_integer("port", None, "Of the page of --mode=demo; a free one if not given.")
+flags.DEFINE_string("search_space", None, "With search: paper, cifar, or a JSON file.")
+flags.DEFINE_string(
+    "search_budget",
+    "40",
+    "Trials of the study, or a time, 2h or 90m; 0 writes the results alone.",
+)
+flags.DEFINE_enum("search_sampler", "tpe", ["tpe", "random", "evolution"], "What proposes trials.")
+flags.DEFINE_integer("search_seed", 0, "Of the sampler.", lower_bound=0)
+flags.DEFINE_string(
+    "search_storage",
+    None,
+    "URL of a database that workers share, postgresql://…; study.db in --model_dir if not given.",
+)
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 
 

@@ -21,6 +21,7 @@ CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture
 _MAY_DIFFER = (  # They do not change what is trained.
     "runtime.",
     "eval.batch_size",
+    "eval.at_end",
     "data.data_dir",
     "data.splits.eval.",
     "train.on_nan",  # What is to happen is often decided when it has.

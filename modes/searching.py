@@ -1,0 +1,108 @@
+"""Mode search: finds networks for one's own data, device and budget."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+
+from absl import flags
+
+import hparams
+from hparams import UserError
+from hparams.overrides import flatten
+from modes.common import needed, report
+from modes.training import STOPPED
+
+FLAGS = flags.FLAGS
+_OWN = ("model.model_name", "data.data_dir", "eval.at_end")  # Of each trial; of each host.
+_SCALES = ("width_coefficient", "depth_coefficient")
+
+
+def search() -> None:
+    """Works on the study in --model_dir until --search_budget is spent; then writes its results."""
+    needed("model_dir")
+    needed("search_space")
+    if FLAGS.model_name:
+        raise UserError("--model_name is not for --mode=search, which proposes networks; drop it")
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("--mode=search needs optuna; pip install -r requirements-search.txt")
+    from search.space_files import load_space
+    from search.worker import Search, Worker, parse_budget
+
+    budget = parse_budget(FLAGS.search_budget)
+    space = load_space(FLAGS.search_space)
+    config = _config()
+    study = _open_study()
+    study.agree(_settings(space, config))
+    finished = True
+    if budget.trials != 0:
+        job = Search(
+            space,
+            FLAGS.model_dir,
+            budget,
+            FLAGS.search_sampler,
+            FLAGS.search_seed,
+            _trial_flags(),
+        )
+        finished = Worker(job, study).run()
+    trials = study.trials()
+    report({"trials": len(trials)})
+    if not finished:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
+
+
+def _open_study():
+    """The study of --search_storage, or of a file in --model_dir."""
+    from search.study import SearchStudy
+
+    directory = os.path.abspath(FLAGS.model_dir)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --model_dir={FLAGS.model_dir}: {error.strerror}") from error
+    if FLAGS.search_storage:
+        url, name = FLAGS.search_storage, os.path.basename(directory)
+    else:
+        url, name = f"sqlite:///{os.path.join(directory, 'study.db')}", "search"
+    return SearchStudy(url, name, os.path.join(directory, "study.lock"))
+
+
+def _config() -> hparams.Config:
+    """What every trial is trained with, whatever its network.
+
+    Raises: UserError as `hparams.get_config`, or where the settings would scale the networks.
+    """
+    config = hparams.get_config(
+        "trial.json", FLAGS.dataset_cfg or "shapes", FLAGS.hparam_str, data_dir=FLAGS.data_dir
+    )
+    for key in _SCALES:
+        if getattr(config.model, key) is not None:
+            raise UserError(f"model.{key} would change each network of the space; drop it")
+    return config
+
+
+def _settings(space, config: hparams.Config) -> dict:
+    """What the trials of a study have in common: dotted keys and values, as JSON has them."""
+    settings = {
+        key: value
+        for key, value in flatten(dataclasses.asdict(config))
+        if key not in _OWN and not key.startswith("runtime.")
+    }
+    settings["--search_space"] = dataclasses.asdict(space)
+    return json.loads(json.dumps(settings))
+
+
+def _trial_flags() -> tuple[str, ...]:
+    """The flags of main.py that each trial is trained with, apart from its own."""
+    overrides = [FLAGS.hparam_str] if FLAGS.hparam_str else []
+    given = {
+        "dataset_cfg": FLAGS.dataset_cfg,
+        "data_dir": FLAGS.data_dir,
+        "hparam_str": ",".join([*overrides, "eval.at_end=false"]),
+        "strategy": FLAGS.strategy,
+        "tpu": FLAGS.tpu,
+        "data_service": FLAGS.data_service,
+    }
+    return tuple(f"--{name}={value}" for name, value in given.items() if value)
