@@ -102,14 +102,17 @@ def to_step_seconds(
     Raises: UserError if the target is below what the source takes, or above what can be built.
     """
 
+    def at(phi: float) -> Scaled:
+        return grow(source, phi, source.spec.name)
+
     def predicted(phi: float) -> float:
-        grown = grow(source, phi, source.spec.name)
+        grown = at(phi)
         return predicted_step(grown.spec, grown.train_size, batch_size, coefficients)
 
     tried: dict[tuple, tuple[Scaled, float]] = {}
     low, high, phi = 0.0, None, 0.0
     while len(tried) < _MOST_MEASUREMENTS:
-        grown = grow(source, phi, source.spec.name)
+        grown = at(phi)
         took = step_seconds(grown.spec, grown.train_size)
         if not 0 < took < math.inf:
             raise UserError(f"a training step must take more than 0 seconds, got {took}")
@@ -123,13 +126,13 @@ def to_step_seconds(
         if abs(took / seconds - 1) <= _NEAR:
             break
         low, high = (phi, high) if took < seconds else (low, phi)
-        wanted = _bracket(predicted, predicted(phi) * seconds / took)[1]
+        wanted = predicted(phi) * seconds / took
+        ends = [end for end in _bracket(predicted, wanted) if low <= end <= (high or math.inf)]
+        ends.sort(key=lambda end: abs(predicted(end) - wanted))
         middle = low + _PHI_STEP if high is None else (low + high) / 2
-        inside = low < wanted < (high or math.inf)
-        options = [wanted, middle] if inside else [middle]
-        fresh = [p for p in options if _network(grow(source, p, source.spec.name)) not in tried]
+        fresh = [p for p in ends or [middle] if _network(at(p)) not in tried]
         if not fresh:
-            break  # No other network lies between.
+            break  # No network lies between those that were measured.
         phi = fresh[0]
     nearest, took = min(tried.values(), key=lambda pair: abs(pair[1] - seconds))
     name = name or f"{source.spec.name}-{_digits(1e3 * took)}ms"
