@@ -87,6 +87,15 @@ def test_what_is_given_once_holds_for_stages_without_their_own(load):
     assert choices(space)["activation"] == ("relu", "silu")
 
 
+def test_the_example_of_the_documentation_is_a_space(load):
+    text = (ROOT / "docs/search.md").read_text(encoding="utf-8")
+    example = text.partition("```json\n")[2].partition("```")[0]
+    parameters = choices(load(example))
+    assert parameters["stage1.repeats"] == (1, 2, 3)
+    assert parameters["stage2.repeats"] == (2, 4)
+    assert "stage2.kernel" not in parameters
+
+
 def test_a_backbones_own_constants_win(load):
     content = changed("backbones", 0, "constants", {"dropout_rate": 0.4})
     content["constants"] = {"dropout_rate": 0.1, "stem_stride": 1}
