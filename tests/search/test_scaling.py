@@ -6,6 +6,7 @@ import pytest
 
 from hparams import UserError
 from hparams.architecture_tables import get_spec
+from hparams.architectures import Blocks, ModelSpec
 from hparams.published import published_figures
 from search.cost_model import DEVICES, predicted_step
 from search.counts import count
@@ -146,7 +147,18 @@ def test_a_step_time_between_two_networks_ends_with_the_nearer():
     device = Device(lambda spec, size: 1.0 if count(spec, size).params < 2 * small else 10.0)
     grown, took = to_step_seconds(S, 4.0, device, BATCH)
     assert took == 1.0
-    assert len(device.asked) <= 6
+    assert len(device.asked) == len(set(device.asked)) <= 6
+
+
+def test_no_network_is_measured_twice():
+    """From 32 pixels the next size is 40; nothing lies between, and 40 is nearer."""
+    tiny = Scaled(ModelSpec("tiny", (Blocks("fused", 1, 3, 1, 1, 8, 8),), head_channels=8), 32, 32)
+    device = Device(by_cost_model)
+    target = 1.2 * by_cost_model(tiny.spec, 32)
+    coefficients = DEVICES["cpu"]
+    grown, took = to_step_seconds(tiny, target, device, BATCH, coefficients=coefficients)
+    assert [size for _, size in device.asked] == [32, 40]
+    assert (grown.train_size, took) == (40, by_cost_model(tiny.spec, 40))
 
 
 def test_a_step_time_that_cannot_be_is_said():

@@ -149,6 +149,15 @@ def test_what_is_no_point_says_which_field(change, message):
         values_of(SMALL, dataclasses.replace(spec, blocks=rows))
 
 
+@pytest.mark.parametrize("name", ["efficientnetv2-s", "efficientnet-b4"])
+def test_of_several_backbones_the_nearest_one_is_named(name):
+    spec = spec_at(PAPER, values_of(PAPER, get_spec(name)), name)
+    rows = (dataclasses.replace(spec.blocks[0], kernel=7), *spec.blocks[1:])
+    where = rf"blocks\[0\]\.kernel=7 must be 3 or 5 on the backbone {name}$"
+    with pytest.raises(UserError, match=where):
+        values_of(PAPER, dataclasses.replace(spec, blocks=rows))
+
+
 @pytest.mark.parametrize(
     "field, value, allowed",
     [

@@ -105,6 +105,13 @@ def test_a_backbones_own_constants_win(load):
 STAGE = ("backbones", 0, "stages", 1)
 
 
+def test_the_deepest_network_of_all_must_be_possible(load):
+    content = changed("backbones", 0, "stages", 0, "repeats", [1, 600])
+    content["backbones"][0]["stages"][1]["repeats"] = [1, 600]
+    with pytest.raises(UserError, match="1200 blocks are too many; at most 1000 are built"):
+        load(content)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
