@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 import hparams
+from datasets.quiet import import_tensorflow
 from hparams import UserError
 from hparams.overrides import flatten
 from modes.common import needed, report
@@ -46,11 +47,50 @@ def search() -> None:
             _trial_flags(),
         )
         finished = Worker(job, study).run()
-    trials = study.trials()
-    report({"trials": len(trials)})
+    _write_results(study, space)
     if not finished:
         print("stopped; the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
+
+
+def _write_results(study, space) -> None:
+    """Prints the best trials and how to train them; writes the page and the networks."""
+    import_tensorflow()  # What draws and writes pages is beside the network.
+    from search import results
+    from search.page import Results, write_results
+
+    found = results.found_in(study)
+    files = results.save_best(space, found, FLAGS.model_dir)
+    flags_given = _trial_flags(ends=True)
+    commands = [(n, results.train_command(file, flags_given)) for n, file in files.items()]
+    best, front = results.ranked(found), results.pareto(found)
+    models = results.cost_models(space, found)
+    path = write_results(
+        Results(
+            os.path.basename(os.path.abspath(FLAGS.model_dir)),
+            space,
+            found,
+            commands,
+            results.importance(study, found),
+            results.shares(space, found),
+            models,
+        ),
+        FLAGS.model_dir,
+    )
+    if best:
+        print(f"best rewards\n{results.table(best[: results.BEST])}")
+        print(f"Pareto front of accuracy, step time and parameters\n{results.table(front)}")
+        print("train them:")
+        for _, command in commands:
+            print(command)
+    values = {
+        "trials": results.count_states(found),
+        "best": files.get(best[0].number) if best else None,
+        "reward": best[0].reward if best else None,
+        "pareto": [one.number for one in front],
+        "page": path,
+    }
+    report(values)
 
 
 def _open_study():
@@ -94,14 +134,17 @@ def _settings(space, config: hparams.Config) -> dict:
     return json.loads(json.dumps(settings))
 
 
-def _trial_flags() -> tuple[str, ...]:
-    """The flags of main.py that each trial is trained with, apart from its own."""
+def _trial_flags(ends: bool = False) -> tuple[str, ...]:
+    """The flags of main.py that each trial is trained with, apart from its own.
+
+    The split `eval`, the test images, is not looked at unless `ends`.
+    """
     overrides = [FLAGS.hparam_str] if FLAGS.hparam_str else []
     given = {
         "dataset_cfg": FLAGS.dataset_cfg,
         "data_dir": FLAGS.data_dir,
-        "hparam_str": ",".join([*overrides, "eval.at_end=false"]),
-        "strategy": FLAGS.strategy,
+        "hparam_str": ",".join([*overrides, *([] if ends else ["eval.at_end=false"])]),
+        "strategy": FLAGS.strategy if FLAGS["strategy"].present else None,
         "tpu": FLAGS.tpu,
         "data_service": FLAGS.data_service,
     }

@@ -30,6 +30,8 @@ FIGURES = (
     "parameters",
     "baseline_step_seconds",
     "baseline_parameters",
+    "image_size",
+    "batch_size",
 )
 STARTUP_TRIALS = 5  # That finish before any is pruned.
 WARM_EVALUATIONS = 2  # Of a trial, of which the last may prune it.
@@ -68,6 +70,11 @@ class SearchStudy:
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARM_EVALUATIONS),
             )
+
+    def close(self) -> None:
+        """Gives back the connections."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

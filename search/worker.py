@@ -207,7 +207,8 @@ class Worker:
 
         command = self._command(files, self._baseline, self.search.flags)
         outcome = run_process(command, files, self._turns, self.stopping, evaluated)
-        attrs = dict(figures)
+        sizes = ("image_size", "batch_size") if figures else ()
+        attrs = figures | {name: _measured(files.step)[name] for name in sizes}
         if latest:
             attrs["accuracy"] = latest[0]
         if outcome.kind == "stopped":
