@@ -121,6 +121,8 @@ def _config() -> hparams.Config:
     for key in _SCALES:
         if getattr(config.model, key) is not None:
             raise UserError(f"model.{key} would change each network of the space; drop it")
+    if config.data.multiclass:
+        raise UserError("a search needs one label for each image; drop data.multiclass=True")
     return config
 
 

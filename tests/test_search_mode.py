@@ -70,6 +70,8 @@ def test_what_cannot_be_searched_is_one_line(refused, flags, tmp_path, monkeypat
     assert refused(*flags, "--search_budget=soon").startswith("--search_budget must be trials or")
     error = refused(*flags, "--hparam_str=model.width_coefficient=0.5")
     assert error == "model.width_coefficient would change each network of the space; drop it"
+    error = refused(*flags, "--hparam_str=data.multiclass=true")
+    assert error == "a search needs one label for each image; drop data.multiclass=True"
     assert refused(*flags, "--hparam_str=train.epoch=5").startswith("unknown key 'train.epoch'")
     (tmp_path / "file").write_text("")
     where = f"--model_dir={tmp_path}/file"
