@@ -29,8 +29,9 @@ def search() -> None:
         raise UserError("--model_name is not for --mode=search, which proposes networks; drop it")
     if importlib.util.find_spec("optuna") is None:
         raise UserError("--mode=search needs optuna; pip install -r requirements-search.txt")
+    from search.budget import parse_budget
     from search.space_files import load_space
-    from search.worker import Search, Worker, parse_budget
+    from search.worker import Search, Worker
 
     budget = parse_budget(FLAGS.search_budget)
     space = load_space(FLAGS.search_space)

@@ -4,13 +4,14 @@ import time
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.budget import Budget
 from search.study import SearchStudy, reason_of
 
 
 class Progress:
-    """Tells how a search gets on; `budget` as in `search.worker`."""
+    """Tells how a search gets on."""
 
-    def __init__(self, budget, study: SearchStudy):
+    def __init__(self, budget: Budget, study: SearchStudy):
         self.budget, self.study = budget, study
         self._begun = time.monotonic()
         self._before = sum(trial.state.is_finished() for trial in study.trials())

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from search.endings import reason_of_end
 from search.turns import HostTurns
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -25,8 +26,6 @@ POLL_SECONDS = 0.2
 _SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
 _ASKED_TO_STOP = (75, -signal.SIGTERM)  # See modes/training.py; and before it trains.
 _TAIL = 20_000  # Bytes of a log that are looked at.
-_OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "std::bad_alloc")
-_NOT_FINITE = ("the loss is ", "the gradient's norm ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,23 +231,6 @@ def read_evaluations(path: str) -> list[dict]:
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [line for line in file if line.endswith("\n") and '"kind": "eval"' in line]
     return [json.loads(line) for line in lines]
-
-
-def reason_of_end(status: int, log: str) -> str:
-    """Why a process failed, in one line that starts with "diverged", "killed" and the like."""
-    lines = [line for line in (line.strip() for line in log.splitlines()) if line]
-    told = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return "killed: by SIGKILL, which is what a lack of memory ends with"
-    if any(word in log for word in _OUT_OF_MEMORY):
-        return "out of memory: " + next(
-            line[:200] for line in reversed(lines) if any(word in line for word in _OUT_OF_MEMORY)
-        )
-    if all(word in told for word in _NOT_FINITE):
-        return f"diverged: {told.removeprefix('error: ')}"
-    if status < 0:
-        return f"killed: by {signal.Signals(-status).name}"
-    return told or f"error: status {status}, {lines[-1][:200] if lines else 'nothing was logged'}"
 
 
 def _size(path: str) -> int:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import signal
 import threading
 import time
@@ -16,6 +15,8 @@ from optuna.trial import TrialState
 
 from hparams import UserError
 from hparams.spec_files import save_spec
+from search.budget import Budget
+from search.endings import kind_of
 from search.objective import reward
 from search.progress import Progress
 from search.space import SearchSpace, baseline_spec, draw, spec_at
@@ -24,25 +25,6 @@ from search.trial import HOST, POLL_SECONDS, TrialFiles, run_process, trial_comm
 from search.turns import HostTurns
 
 FIRST_FAILURES = 3  # Alike, and nothing else: then no other will do better.
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """How much a search may do: trials of the whole study, or seconds of this worker."""
-
-    trials: int | None = None
-    seconds: float | None = None
-
-
-def parse_budget(text: str) -> Budget:
-    """Reads "40" (trials), "2h", "90m" or "30s". Raises: UserError for anything else."""
-    found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([hms])", text.strip())
-    if not found:
-        raise UserError(f"--search_budget must be trials or a time, 40 or 2h or 90m, got {text!r}")
-    if found[1]:
-        return Budget(trials=int(found[1]))
-    return Budget(seconds=float(found[2]) * _UNITS[found[3]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,17 +210,11 @@ class Worker:
         if len(own) < FIRST_FAILURES or any(t.state != TrialState.FAIL for t in own):
             return
         reasons = [reason_of(trial) for trial in own[-FIRST_FAILURES:]]
-        if len({_kind(reason) for reason in reasons}) == 1:
+        if len({kind_of(reason) for reason in reasons}) == 1:
             log = TrialFiles(self._trials, own[-1].user_attrs["first"]).log
             raise UserError(
                 f"the first {len(own)} trials failed, the last one {reasons[-1]}; {log}"
             )
-
-
-def _kind(reason: str) -> str:
-    """What reasons that are alike have in common."""
-    kind, _, rest = reason.partition(": ")
-    return rest if kind == "error" else kind
 
 
 def _costs(step_file: str, baseline_file: str) -> dict:

@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 from search_run import lives, make_worker, open_study, small_space, wait_until
 
 from hparams import UserError
+from search.budget import Budget, parse_budget
 from search.study import reason_of
-from search.worker import Budget, parse_budget
 
 COMPLETE = TrialState.COMPLETE
 
