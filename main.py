@@ -18,6 +18,8 @@ from modes import (
     previewing,
     profiling,
     reporting,
+    scaling,
+    searching,
     training,
     verifying,
 )
@@ -35,6 +37,8 @@ MODES = {
     "prepare": preparing.prepare,
     "report": reporting.write_report,
     "demo": demonstrating.demonstrate,
+    "search": searching.search,
+    "scale": scaling.scale,
 }
 
 FLAGS = flags.FLAGS
@@ -75,10 +79,25 @@ flags.DEFINE_integer(
     "export_version", None, "Of the export; the next free one if not given.", lower_bound=1
 )
 flags.DEFINE_string(
-    "output_dir", None, "Where profile, preview, prepare, check_data, report, verify write."
+    "output_dir", None, "Where profile, preview, prepare, check_data, report, verify, scale write."
 )
 flags.DEFINE_integer("short_side", None, "With prepare: reduce images to this short side (pixels).")
 flags.DEFINE_integer("port", None, "Of the page of --mode=demo; a free one if not given.")
+flags.DEFINE_float("scale_params", None, "With scale: the parameters to grow to, such as 54e6.")
+flags.DEFINE_float("scale_step_ms", None, "With scale: the milliseconds of a training step.")
+flags.DEFINE_string("search_space", None, "With search: paper, cifar, or a JSON file.")
+flags.DEFINE_string(
+    "search_budget",
+    "40",
+    "Trials of the study, or a time, 2h or 90m; 0 writes the results alone.",
+)
+flags.DEFINE_enum("search_sampler", "tpe", ["tpe", "random", "evolution"], "What proposes trials.")
+flags.DEFINE_integer("search_seed", 0, "Of the sampler.", lower_bound=0)
+flags.DEFINE_string(
+    "search_storage",
+    None,
+    "URL of a database that workers share, postgresql://…; study.db in --model_dir if not given.",
+)
 flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service to read through.")
 
 

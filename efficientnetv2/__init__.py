@@ -1,11 +1,12 @@
 """EfficientNetV2 in Keras: the network, its weights and how it learns."""
 
-from efficientnetv2.architecture_tables import get_spec, list_models
-from efficientnetv2.architectures import Blocks, ModelSpec, scale_spec
-from efficientnetv2.from_config import build_from_config, spec_from_config
+from efficientnetv2.from_config import build_from_config
 from efficientnetv2.model import build_backbone, build_model
-from efficientnetv2.spec_files import save_spec
 from efficientnetv2.switching import set_normalization, set_padding
+from hparams.architecture_tables import get_spec, list_models
+from hparams.architectures import Blocks, ModelSpec, scale_spec
+from hparams.spec_files import save_spec
+from hparams.spec_settings import spec_from_config
 
 __all__ = [
     "Blocks",

@@ -5,14 +5,14 @@ import dataclasses
 import keras
 
 from efficientnetv2.activation import Activation
-from efficientnetv2.architecture_tables import get_spec
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.blocks import FusedMBConv, MBConv
 from efficientnetv2.keras_models import PREFIX, build_keras_model
 from efficientnetv2.layers import conv, norm_layer
 from efficientnetv2.noise import HeadDropout
 from efficientnetv2.preprocessing_layers import normalization
 from hparams import UserError
+from hparams.architecture_tables import get_spec
+from hparams.architectures import ModelSpec
 
 _BLOCKS = {"fused": FusedMBConv, "mbconv": MBConv}
 
@@ -163,8 +163,7 @@ def _network(spec, num_classes, include_preprocessing, input_shape, bn_synchroni
     if include_preprocessing:
         x = normalization(spec.normalization, input_shape[-1])(x)
     x = _conv_norm_act(x, blocks[0].channels_in, 3, spec.stem_stride, "stem", shared)
-    strides = _strides(spec, blocks)
-    for index, (block, (stride, dilation)) in enumerate(zip(blocks, strides)):
+    for index, (block, (stride, dilation)) in enumerate(zip(blocks, spec.strides())):
         x = _BLOCKS[block.kind](
             channels=block.channels,
             kernel=block.kernel,
@@ -193,24 +192,6 @@ def classifier(num_classes: int):
         dtype="float32",
         name="classifier",
     )
-
-
-def _strides(spec: ModelSpec, blocks) -> list[tuple[int, int]]:
-    """Stride and dilation of each block.
-
-    Once the output stride is reached, a block that would stride does not, and those after it are
-    dilated instead, so that each sees the pixels that its weights were trained on.
-    Source: arXiv 1606.00915 (atrous convolution).
-    """
-    current, dilation, result = spec.stem_stride, 1, []
-    for block in blocks:
-        if block.stride > 1 and spec.output_stride and current >= spec.output_stride:
-            result.append((1, dilation))
-            dilation *= block.stride
-        else:
-            result.append((block.stride, dilation))
-            current *= block.stride
-    return result
 
 
 def _conv_norm_act(x, channels, kernel, stride, step, shared):

@@ -5,7 +5,6 @@ import json
 import os
 from itertools import zip_longest
 
-from efficientnetv2.spec_files import is_spec_file, load_spec, save_spec
 from hparams import (
     Config,
     UserError,
@@ -16,11 +15,13 @@ from hparams import (
     write_whole,
 )
 from hparams.overrides import flatten
+from hparams.spec_files import is_spec_file, load_spec, save_spec
 
 CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
 _MAY_DIFFER = (  # They do not change what is trained.
     "runtime.",
     "eval.batch_size",
+    "eval.at_end",
     "data.data_dir",
     "data.splits.eval.",
     "train.on_nan",  # What is to happen is often decided when it has.

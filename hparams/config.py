@@ -49,6 +49,7 @@ class EvalConfig:
     batch_size: int = setting(64, least=1)
     isize: int = setting(384, least=1)  # Pixels.
     every_epochs: int = setting(1, least=1)  # Ours: how often `traineval` evaluates.
+    at_end: bool = True  # Ours: whether `traineval` ends with the split `eval`.
     best_metric: str | None = setting(None, choices=BEST_METRICS)  # Ours: keep the best by it.
     patience: int | None = setting(None, least=1)  # Ours: evaluations without a better one.
 

@@ -56,7 +56,7 @@ def profile() -> None:
 def _profile(model: str, size: int):
     """A named model by its name; one with overrides as its config says."""
     from efficientnetv2 import profiling
-    from efficientnetv2.from_config import spec_from_config
+    from hparams.spec_settings import spec_from_config
 
     if FLAGS.hparam_str and not model.startswith("keras/"):
         return profiling.profile_model(spec_from_config(configured().model), size)

@@ -47,6 +47,8 @@ def _train(config: hparams.Config, strategy, workers) -> None:
         config = configured(weights_settings=start.settings)
     evaluates = FLAGS.mode == "traineval"
     splits = ["train", "minival", "eval"] if evaluates else ["train"]
+    if not config.eval.at_end:
+        splits = [split for split in splits if split != "eval"]
     sources = {s: datasets.open_source(config.data, s, config.train.seed) for s in splits}
     config = datasets.with_source_facts(config, sources)
     stages = hparams.make_stages(config)
@@ -89,7 +91,7 @@ def _train(config: hparams.Config, strategy, workers) -> None:
         except TrainingStopped as stop:
             print(f"{stop}; the same command goes on from there", file=sys.stderr)
             sys.exit(STOPPED)
-        if evaluates:
+        if "eval" in splits:
             result = trainer.evaluate(dataset("eval"))
     skipped = {f"skipped_{split}": one.count for split, one in bad.items() if one.count}
     report({"step": trainer.step, **result, **skipped})

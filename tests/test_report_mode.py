@@ -9,7 +9,7 @@ from html_check import Page
 from image_folder import make_images
 
 from efficientnetv2 import run_dir, save_spec
-from efficientnetv2.architectures import Blocks, ModelSpec
+from hparams.architectures import Blocks, ModelSpec
 
 SPEC = ModelSpec("small", (Blocks("fused", 1, 3, 2, 1, 8, 8),), head_channels=16)
 SETTINGS = "train.batch_size=4,train.epochs=2,train.stages=2,train.isize=32,data.ibase=16"

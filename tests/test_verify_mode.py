@@ -10,7 +10,7 @@ import tensorflow as tf
 from image_folder import make_images
 
 from efficientnetv2 import save_spec
-from efficientnetv2.architectures import Blocks, ModelSpec
+from hparams.architectures import Blocks, ModelSpec
 
 SPEC = ModelSpec("small", (Blocks("fused", 1, 3, 2, 1, 8, 8),), head_channels=16)
 SETTINGS = "train.batch_size=4,train.epochs=2,train.stages=1,train.isize=32,data.ibase=32"

@@ -2,8 +2,8 @@
 
 from efficientnetv2.profiling.costs import LayerCost, layer_costs
 from efficientnetv2.profiling.profile import Part, Profile, profile_built, profile_model
-from efficientnetv2.profiling.published import Published, published_figures
 from efficientnetv2.profiling.tables import profile_record, profile_table
+from hparams.published import Published, published_figures
 
 __all__ = [
     "LayerCost",

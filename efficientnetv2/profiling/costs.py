@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import keras
 
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.blocks import FusedMBConv, MBConv
 from efficientnetv2.compat import functional_calls
 from efficientnetv2.layers import SqueezeExcite
 from hparams import UserError
+from hparams.architectures import ModelSpec
 
 _SCALES = (  # Have weights, and a fixed number of operations per value that nobody counts.
     keras.layers.BatchNormalization,

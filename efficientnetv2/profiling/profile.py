@@ -5,13 +5,13 @@ import math
 
 import keras
 
-from efficientnetv2.architecture_tables import get_spec
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.keras_models import PREFIX
 from efficientnetv2.model import build_model
 from efficientnetv2.profiling.costs import layer_costs
-from efficientnetv2.profiling.published import Published, published_figures
 from hparams import UserError
+from hparams.architecture_tables import get_spec
+from hparams.architectures import ModelSpec
+from hparams.published import Published, published_figures
 
 _BYTES_PER_PARAM = 4  # float32.
 

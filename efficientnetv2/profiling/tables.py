@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from efficientnetv2.profiling.profile import Profile
-from efficientnetv2.profiling.published import Figure, Published
+from hparams.published import Figure, Published
 
 _COLUMNS = (
     "model",

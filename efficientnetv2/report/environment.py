@@ -24,13 +24,20 @@ def environment() -> dict[str, str]:
         "Keras": keras.__version__,
         "NumPy": np.__version__,
         "commit": _commit(),
-        "devices": ", ".join(_devices()),
-        "processor": _first_line_with("/proc/cpuinfo", "model name") or platform.processor(),
-        "cores": str(os.cpu_count()),
+        **hardware(),
         "memory": f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else "",
         "system": platform.platform(),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def hardware() -> dict[str, str]:
+    """Returns the devices, the processor and its cores."""
+    return {
+        "devices": ", ".join(_devices()),
+        "processor": _first_line_with("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": str(os.cpu_count()),
+    }
 
 
 def save_environment(model_dir: str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from efficientnetv2.architectures import ModelSpec
 from efficientnetv2.weights.preprocessing import Preprocessing
+from hparams.architectures import ModelSpec
 
 EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
 

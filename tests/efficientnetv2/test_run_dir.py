@@ -8,8 +8,8 @@ import pytest
 
 import hparams
 from efficientnetv2 import Blocks, ModelSpec, build_from_config, run_dir, save_spec
-from efficientnetv2.spec_files import load_spec
 from hparams import UserError
+from hparams.spec_files import load_spec
 
 CONFIG = hparams.get_config("efficientnetv2-b0", "shapes")
 NAMES = ("cat", "dog with spaces", "größer")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from efficientnetv2.profiling import Part, Profile, Published, profile_record, profile_table
-from efficientnetv2.profiling.published import Figure
+from hparams.published import Figure
 
 PARTS = (
     Part("stem", 1_000_000, 300_000_000, 500_000),

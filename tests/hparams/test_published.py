@@ -4,7 +4,7 @@ import pytest
 
 from efficientnetv2 import list_models
 from efficientnetv2.profiling import profile_model, published_figures
-from efficientnetv2.profiling.published import Figure, Published
+from hparams.published import Figure, Published
 
 # Where count and figure disagree, by model and digits; docs/deviations.md has the reasons.
 OTHER_PARAMS = {

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from efficientnetv2.architectures import Blocks, ModelSpec
-from efficientnetv2.spec_files import is_spec_file, load_spec
-from hparams import UserError, nearest
+from hparams.architectures import Blocks, ModelSpec
+from hparams.errors import UserError
+from hparams.overrides import nearest
+from hparams.spec_files import is_spec_file, load_spec
 
 
 def _fused(repeats, stride, expand, channels_in, channels, kernel=3) -> Blocks:

@@ -9,9 +9,11 @@ import reprlib
 import types
 import typing
 
-from efficientnetv2.architectures import Blocks, ModelSpec
-from hparams import UserError, nearest, write_whole
+from hparams.architectures import Blocks, ModelSpec
 from hparams.config import ACTIVATIONS
+from hparams.errors import UserError
+from hparams.overrides import nearest
+from hparams.whole_files import write_whole
 
 # Least and most; more is a slip of the hand, and would end in a lack of memory.
 _ROW_LIMITS = {
@@ -51,22 +53,31 @@ def load_spec(path: str) -> ModelSpec:
     Raises: UserError, one line with the file and the field, for what is missing, unknown, of
     another type or impossible.
     """
+    values = read_object(path, "the architecture")
+    rows = values.get("blocks")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f'{path} needs "blocks", a list of at least one row')
+    blocks = tuple(read_fields(Blocks, row, f"{path}: blocks[{i}]") for i, row in enumerate(rows))
+    name = os.path.basename(path).removesuffix(".json")
+    spec = read_fields(ModelSpec, {"name": name, **values, "blocks": blocks}, path)
+    return check_spec(spec, path)
+
+
+def read_object(path: str, what: str) -> dict:
+    """Reads an object of fields from a JSON file.
+
+    Raises: UserError, one line with the file, if it cannot be read or holds anything else.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             values = json.load(file)
     except OSError as error:
-        raise UserError(f"cannot read the architecture {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {what} {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold an object of fields, got {reprlib.repr(values)}")
-    rows = values.get("blocks")
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f'{path} needs "blocks", a list of at least one row')
-    blocks = tuple(_read(Blocks, row, f"{path}: blocks[{i}]") for i, row in enumerate(rows))
-    name = os.path.basename(path).removesuffix(".json")
-    spec = _read(ModelSpec, {"name": name, **values, "blocks": blocks}, path)
-    return check_spec(spec, path)
+    return values
 
 
 def check_spec(spec: ModelSpec, where: str) -> ModelSpec:
@@ -127,8 +138,11 @@ def _check_built(spec: ModelSpec, where: str) -> None:
         raise UserError(f"{where}: gn_groups={spec.gn_groups} must divide all channels, so {odd}")
 
 
-def _read(kind, values, where: str):
-    """Returns a `kind` from a mapping of its fields."""
+def read_fields(kind, values, where: str):
+    """Returns a `kind`, a dataclass, from a mapping of its fields; lists are given as tuples.
+
+    Raises: UserError naming `where` it is from and the field that is unknown, missing or no fit.
+    """
     if not isinstance(values, dict):
         raise UserError(f"{where} must be an object of fields, got {reprlib.repr(values)}")
     hints = typing.get_type_hints(kind)

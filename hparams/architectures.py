@@ -7,7 +7,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from hparams import UserError
+from hparams.errors import UserError
 
 CHANNEL_DIVISOR = 8
 
@@ -88,6 +88,23 @@ class ModelSpec:
             rest = dataclasses.replace(first, stride=1, channels_in=first.channels)
             built += [first] + [rest] * (self.scaled_repeats(row) - 1)
         return tuple(built)
+
+    def strides(self) -> list[tuple[int, int]]:
+        """Stride and dilation of each block that is built.
+
+        Once the output stride is reached, a block that would stride does not, and those after it
+        are dilated instead, so that each sees the pixels that its weights were trained on.
+        Source: arXiv 1606.00915 (atrous convolution).
+        """
+        current, dilation, result = self.stem_stride, 1, []
+        for block in self.scaled_blocks():
+            if block.stride > 1 and self.output_stride and current >= self.output_stride:
+                result.append((1, dilation))
+                dilation *= block.stride
+            else:
+                result.append((block.stride, dilation))
+                current *= block.stride
+        return result
 
 
 def scale_spec(

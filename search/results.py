@@ -1,0 +1,221 @@
+"""What a study has found: the best trials, the Pareto front, which parameters matter, and how."""
+
+import dataclasses
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Sequence
+
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from hparams import UserError
+from hparams.architectures import ModelSpec
+from hparams.spec_files import save_spec
+from search.cost_model import DEVICES, Measurement, held_out, predicted_step, rank_correlation
+from search.progress import ending
+from search.space import SearchSpace, choices, spec_at
+from search.study import FIGURES, SearchStudy
+
+BEST = 5  # By their reward; the front's are shown beside them.
+FOLDER = "best"
+_LEAST_FOR_IMPORTANCE = 8  # Trials; of fewer, importance would be chance.
+_TOP = 0.25  # The share of the trials that count as good.
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A trial that has ended. Figures are None where it did not get to them.
+
+    `ending` says in words how it ended; `relative_step` is in units of the baseline's step.
+    """
+
+    number: int
+    first: int
+    state: str  # "complete", "pruned" or "fail".
+    values: dict
+    ending: str
+    reward: float | None = None
+    same_as: int | None = None
+    accuracy: float | None = None
+    step_seconds: float | None = None
+    parameters: int | None = None
+    baseline_step_seconds: float | None = None
+    baseline_parameters: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+
+    @property
+    def relative_step(self) -> float:
+        return self.step_seconds / self.baseline_step_seconds
+
+
+def found_in(study: SearchStudy) -> list[Found]:
+    """Returns the trials that have ended, by number."""
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    return [
+        Found(
+            number=trial.number,
+            first=trial.user_attrs.get("first", trial.number),
+            state=trial.state.name.lower(),
+            values=trial.params,
+            ending=ending(trial),
+            reward=trial.value if trial.state == TrialState.COMPLETE else None,
+            same_as=trial.user_attrs.get("same_as"),
+            **{name: trial.user_attrs.get(name) for name in FIGURES},
+        )
+        for trial in ended
+    ]
+
+
+def ranked(found: Sequence[Found]) -> list[Found]:
+    """The complete trials, the best reward first; of equal values only the one that trained."""
+    own = [one for one in found if one.reward is not None and one.same_as is None]
+    return sorted(own, key=lambda one: -one.reward)
+
+
+def pareto(found: Sequence[Found]) -> list[Found]:
+    """The complete trials that no other beats in accuracy, step time and parameters, as `ranked`.
+
+    One beats another if it is nowhere worse and somewhere better.
+    """
+    own = ranked(found)
+    costs = {one.number: (-one.accuracy, one.relative_step, one.parameters) for one in own}
+
+    def beaten(one: Found) -> bool:
+        mine = costs[one.number]
+        return any(
+            theirs != mine and all(a <= b for a, b in zip(theirs, mine))
+            for theirs in costs.values()
+        )
+
+    return [one for one in own if not beaten(one)]
+
+
+def importance(study: SearchStudy, found: Sequence[Found]) -> dict[str, float]:
+    """Each parameter's share in what the good trials have in common, the largest first.
+
+    {} for too few trials. Source: PED-ANOVA (arXiv 2304.10255), the best quarter against all.
+    """
+    if len(ranked(found)) < _LEAST_FOR_IMPORTANCE:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of rewards that are all equal; then all parameters are.
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=_TOP)
+        return get_param_importances(study.study, evaluator=evaluator)
+
+
+def shares(space: SearchSpace, found: Sequence[Found]) -> list[tuple[str, str, float, float]]:
+    """(parameter, choice, its share in the best quarter, its share in all) of trials that trained.
+
+    Shares are of the trials that have the parameter, pruned ones too; [] for too few trials.
+    """
+    best = ranked(found)
+    if len(best) < _LEAST_FOR_IMPORTANCE:
+        return []
+    every = [one for one in found if one.same_as is None and one.state != "fail"]
+    top = best[: max(1, round(_TOP * len(every)))]
+    rows = []
+    for name, options in choices(space).items():
+        for choice in options:
+            pair = [_share(some, name, choice) for some in (top, every)]
+            rows.append((name, str(choice), *pair))
+    return rows
+
+
+def _share(some: Sequence[Found], name: str, choice) -> float:
+    having = [one for one in some if name in one.values]
+    return sum(one.values[name] == choice for one in having) / max(1, len(having))
+
+
+def cost_models(space: SearchSpace, found: Sequence[Found]) -> dict[str, float]:
+    """Rank correlations of predicted step times with the measured ones of this study.
+
+    By name: the devices of `search.cost_model`, and "fitted", each trial by a fit to the others.
+    {} for too few trials, or steps that all take the same time.
+    """
+    own = [one for one in found if one.same_as is None and one.step_seconds is not None]
+    if len(own) < _LEAST_FOR_IMPORTANCE:
+        return {}
+    measured = [
+        Measurement(spec_of(space, one), one.image_size, one.batch_size, one.step_seconds)
+        for one in own
+    ]
+    seconds = [one.seconds for one in measured]
+    predictions = {
+        name: [predicted_step(m.spec, m.image_size, m.batch_size, device) for m in measured]
+        for name, device in DEVICES.items()
+    }
+    predictions["fitted"] = held_out(measured)
+    correlations = {}
+    for name, predicted in predictions.items():
+        if len(set(predicted)) > 1 and len(set(seconds)) > 1:
+            correlations[name] = rank_correlation(predicted, seconds)
+    return correlations
+
+
+def spec_of(space: SearchSpace, one: Found) -> ModelSpec:
+    """The network of a trial."""
+    return spec_at(space, one.values, f"{space.name}-{one.first:04d}")
+
+
+def chosen(found: Sequence[Found]) -> list[Found]:
+    """The trials whose networks are kept: the best rewards, and the rest of the front."""
+    best = ranked(found)[:BEST]
+    return best + [one for one in pareto(found) if one not in best]
+
+
+def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dict[int, str]:
+    """Writes the networks of the chosen trials to `directory`/best; number -> file.
+
+    Raises: UserError if they cannot be written.
+    """
+    folder = os.path.join(directory, FOLDER)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):  # Of results before.
+            if re.fullmatch(rf"{re.escape(space.name)}-\d{{4,}}\.json", name):
+                os.remove(os.path.join(folder, name))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    files = {}
+    for one in chosen(found):
+        spec = spec_of(space, one)
+        files[one.number] = os.path.join(folder, f"{spec.name}.json")
+        save_spec(spec, files[one.number])
+    return files
+
+
+def train_command(file: str, flags: Sequence[str]) -> str:
+    """The command that trains a network from its file, with the flags of the search."""
+    own = [f"--model_name={file}", f"--model_dir={file.removesuffix('.json')}"]
+    return shlex.join(["python", "main.py", "--mode=traineval", *own, *flags])
+
+
+def table(rows: Sequence[Found]) -> str:
+    """Trials as an aligned table."""
+    head = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)")
+    lines = [head, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in lines)
+
+
+def cells(one: Found) -> tuple[str, ...]:
+    """The figures of a complete trial, as `table` shows them."""
+    return (
+        str(one.number),
+        f"{one.reward:.4f}",
+        f"{one.accuracy:.4f}",
+        f"{1000 * one.step_seconds:.1f}",
+        f"{one.relative_step:.2f}",
+        f"{one.parameters / 1e6:.3f}",
+    )
+
+
+def count_states(found: Sequence[Found]) -> dict[str, int]:
+    """How many trials ended how; "same" are those whose values had been tried."""
+    counts = {"complete": 0, "pruned": 0, "fail": 0, "same": 0}
+    for one in found:
+        counts["same" if one.same_as is not None else one.state] += 1
+    return counts
