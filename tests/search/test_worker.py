@@ -167,6 +167,12 @@ def test_a_storage_that_fails_is_one_line(tmp_path, study, monkeypatch):
         worker.run()
 
 
+def test_a_trial_that_has_done_all_its_evaluations_is_complete_however_far_behind(tmp_path, study):
+    space = small_space(kernels=(3,), repeats=tuple(range(1, 30)))
+    make_worker(tmp_path, study, "7", space, options=("good=5", "evaluations=2")).run()
+    assert states(study) == ["complete"] * 7
+
+
 def test_of_two_workers_one_is_killed_and_no_trial_is_lost_or_run_twice(tmp_path, start):
     go = tmp_path / "go"
     options = (f"hold={go}", "evaluations=4")
