@@ -49,7 +49,9 @@ def search() -> None:
                 _trial_flags(),
             )
             finished = Worker(job, study).run()
-        _write_results(study, space)
+        import_tensorflow()  # What draws and writes pages is beside the network.
+        with study.locked():  # Several workers may end at once.
+            _write_results(study, space)
     if not finished:
         print("stopped; the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
@@ -57,7 +59,6 @@ def search() -> None:
 
 def _write_results(study, space) -> None:
     """Prints the best trials and how to train them; writes the page and the networks."""
-    import_tensorflow()  # What draws and writes pages is beside the network.
     from search import results
     from search.page import Results, write_results
 

@@ -20,7 +20,7 @@ class Progress:
         """Prints the line of a trial that has ended."""
         trials = self.study.trials()
         [trial] = [one for one in trials if one.number == number] or [None]
-        if trial is None:  # Thought lost; another worker has it.
+        if trial is None or not trial.state.is_finished():  # It goes on, here or elsewhere.
             return
         finished = [one for one in trials if one.state.is_finished()]
         total = f"/{self.budget.trials}" if self.budget.trials is not None else ""

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class TrialFiles:
     @property
     def metrics(self) -> str:
         return os.path.join(self.folder, "metrics.jsonl")
+
+    def remove_weights(self) -> None:
+        """Removes the checkpoints of a trial that has ended: a thousand of them fill a disk."""
+        for name in os.listdir(self.folder):
+            if name == "checkpoint" or name.startswith("ckpt-"):
+                os.remove(os.path.join(self.folder, name))
+        shutil.rmtree(os.path.join(self.folder, "best"), ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hparams import UserError
@@ -55,7 +55,7 @@ class Worker:
     ):
         self.search, self.study, self._command = search, study, command
         self._begun = time.monotonic()
-        self._signals = 0
+        self._signals, self._awaits = 0, False
         self._trials = os.path.join(search.directory, "trials")
         os.makedirs(self._trials, exist_ok=True)
         spec = os.path.join(search.directory, "baseline.json")
@@ -81,10 +81,13 @@ class Worker:
                 trial = self._next()
                 if trial is not None:
                     self._work(trial)
-                elif self._others_work():
-                    time.sleep(POLL_SECONDS)
-                else:
+                elif not self._await_others():
                     break
+        except StorageInternalError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise UserError(
+                f"the study's storage failed: {reason}; the same command goes on"
+            ) from error
         finally:
             self._turns.close()
             for number, handler in before.items():
@@ -94,7 +97,11 @@ class Worker:
     def _asked(self, number: int, frame) -> None:
         self._signals += 1
         if self._signals == 1:
-            os.write(2, f"\n{signal.Signals(number).name}: saving the trial\n".encode())
+            again = "; once more: at once" if number == signal.SIGINT else ""
+            text = f"\n{signal.Signals(number).name}: saving the trial{again}\n"
+            os.write(2, text.encode())  # A print that is under way must not be entered again.
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def _next(self):
         """The trial to work on, with its values; None if the budget is spent."""
@@ -116,11 +123,19 @@ class Worker:
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         return waiting or len(trials) < budget.trials
 
-    def _others_work(self) -> bool:
-        """Whether a trial is under way, whose worker may be lost yet."""
-        spent = self.search.budget.seconds is not None
-        running = [t for t in self.study.trials() if t.state == TrialState.RUNNING]
-        return bool(running) and not spent
+    def _await_others(self) -> bool:
+        """Waits a little for trials of other workers, which may be lost yet; False: there is none.
+
+        A budget of time is spent then.
+        """
+        running = sum(trial.state == TrialState.RUNNING for trial in self.study.trials())
+        if not running or self.search.budget.seconds is not None:
+            return False
+        if not self._awaits:
+            print(f"waiting for {running} under way elsewhere, or for their heartbeats to end")
+        self._awaits = True
+        time.sleep(POLL_SECONDS)
+        return True
 
     def _work(self, trial) -> None:
         """Brings a trial to its end, or puts it back where a signal asks to stop."""
@@ -164,8 +179,10 @@ class Worker:
             attrs.pop(name, None)
         if known.state == TrialState.FAIL:
             attrs["reason"] = reason_of(known)
+        reported = self.study.reported(trial)
         for step, value in known.intermediate_values.items():
-            trial.report(value, step)
+            if step not in reported:
+                trial.report(value, step)
         value = known.value if known.state == TrialState.COMPLETE else None
         self.study.tell(trial, known.state, value, attrs)
 
@@ -194,14 +211,15 @@ class Worker:
         if latest:
             attrs["accuracy"] = latest[0]
         if outcome.kind == "stopped":
-            self.study.put_back(trial)
-        elif outcome.kind == "complete":
+            return self.study.put_back(trial)
+        if outcome.kind == "complete":
             self.study.tell(trial, TrialState.COMPLETE, latest[1], attrs)
         elif outcome.kind == "pruned":
             self.study.tell(trial, TrialState.PRUNED, None, attrs)
         else:
             attrs["reason"] = outcome.reason
             self.study.tell(trial, TrialState.FAIL, None, attrs)
+        files.remove_weights()
 
     def _check_failures(self) -> None:
         """Raises: UserError if so many trials failed alike and none did not."""

@@ -4,7 +4,8 @@
 
 Options: `evaluations` (of the run), `pace` (seconds of each), `hold` (a file that must be there
 before the second evaluation), `asks` (waits to be told to measure), `good` (trials from this number
-on are poor), `ends` (how networks with a first kernel of 5 end: killed, diverged, memory, crash).
+on are poor), `deaf` (to SIGTERM), `orphan` (lives on without a worker), `ends`
+(how networks with a first kernel of 5 end: killed, diverged, memory, crash).
 Its folder gets a line in `lives` for each process that worked in it: its id and its worker's.
 """
 
@@ -37,8 +38,12 @@ def main() -> None:
     spec_file, step, baseline_step, folder, *rest = sys.argv[1:]
     options = {"evaluations": "3", "pace": "0.02", **dict(one.split("=", 1) for one in rest)}
     told = threading.Event()
-    threading.Thread(target=watch_worker, args=(told,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    if "orphan" not in options:
+        threading.Thread(target=watch_worker, args=(told,), daemon=True).start()
+    if "deaf" not in options:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(os.path.join(folder, "lives"), "a") as file:
         file.write(f"{os.getpid()} {os.getppid()}\n")
     with open(spec_file) as file:

@@ -176,3 +176,22 @@ def test_a_process_does_not_outlive_its_worker(files, paused):
         wait_until(lambda: not is_alive(process))
     os.waitpid(worker, 0)
     measuring.close()
+
+
+def test_while_a_process_that_was_left_behind_writes_nobody_else_does(files):
+    worker = os.fork()
+    if worker == 0:
+        try:
+            followed(files, "hold=/nowhere/there", "orphan=1")
+        finally:
+            os._exit(1)
+    wait_until(lambda: os.path.exists(files.metrics))
+    [process] = processes(files)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    end = time.monotonic() + 1
+    assert followed(files, stopping=lambda: time.monotonic() > end).kind == "stopped"
+    assert processes(files) == [process]
+    os.kill(process, signal.SIGKILL)
+    assert followed(files).kind == "complete"
+    assert evaluations(files) == [1, 2, 3]

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from search_run import lives, make_worker, open_study, small_space, wait_until
 
@@ -109,6 +110,67 @@ def test_a_trial_that_is_behind_is_pruned_after_a_few_evaluations(tmp_path, stud
         assert 2 <= len(evaluations(tmp_path, f"{one.number:04d}")) < 40
         assert one.user_attrs["accuracy"] < 0.6
     assert "pruned at reward 0.1" in capsys.readouterr().out
+
+
+def test_of_trials_that_have_ended_no_weights_are_kept(tmp_path, study):
+    left = {"ckpt-3.index", "ckpt-3.data-00000-of-00001", "checkpoint"}
+    worker = make_worker(tmp_path, study, "1")
+    folder = tmp_path / "trials" / "0000"
+    (folder / "best").mkdir(parents=True)
+    for name in (*left, "best/ckpt-3.index", "config.yaml"):
+        (folder / name).write_text("")
+    assert worker.run()
+    found = {path.name for path in folder.iterdir()}
+    assert found & {*left, "best"} == set()
+    assert {"config.yaml", "metrics.jsonl", "log.txt"} <= found
+
+
+def test_a_trial_that_somebody_else_stops_goes_on(tmp_path, start):
+    """As where a scheduler sends SIGTERM to all processes, and to this one last."""
+    go = tmp_path / "go"
+    worker = start(tmp_path, "1", "3,5,7,9", f"hold={go}")
+    wait_until(lambda: any(lives(tmp_path).values()))
+    wait_until(lambda: (tmp_path / "trials" / "0000" / "metrics.jsonl").exists())
+    os.kill(lives(tmp_path)["0000"][0][0], signal.SIGTERM)
+    wait_until(lambda: len(lives(tmp_path)["0000"]) == 2)
+    go.touch()
+    assert worker.wait(60) == 0
+    assert evaluations(tmp_path, "0000") == [1, 2, 3]
+    log = (tmp_path / "worker.log").read_text().splitlines()
+    assert [line.split("  ")[0] for line in log] == ["1/1"]
+
+
+def test_a_second_interrupt_ends_at_once_and_the_trial_can_go_on(tmp_path, start):
+    worker = start(tmp_path, "1", "3,5,7,9", f"hold={tmp_path}/go", "deaf=1")
+    wait_until(lambda: any(lives(tmp_path).values()))
+    wait_until(lambda: (tmp_path / "trials" / "0000" / "metrics.jsonl").exists())
+    worker.send_signal(signal.SIGINT)
+    wait_until(lambda: "once more: at once" in (tmp_path / "worker.log").read_text())
+    worker.send_signal(signal.SIGINT)
+    worker.wait(60)
+    [[(process, _)]] = lives(tmp_path).values()
+    assert not os.path.exists(f"/proc/{process}")
+    (tmp_path / "go").touch()
+    worker = start(tmp_path, "1", "3,5,7,9")
+    assert worker.wait(120) == 0
+    assert evaluations(tmp_path, "0000") == [1, 2, 3]
+
+
+def test_a_storage_that_fails_is_one_line(tmp_path, study, monkeypatch):
+    worker = make_worker(tmp_path, study, "1")
+
+    def fails():
+        raise StorageInternalError("the disk\nis full")
+
+    monkeypatch.setattr(study, "fail_lost", fails)
+    with pytest.raises(UserError, match="the study's storage failed: the disk is full; the same"):
+        worker.run()
+
+
+def test_a_trial_that_has_done_all_its_evaluations_is_complete_however_far_behind(tmp_path, study):
+    space = small_space(kernels=(3,), repeats=tuple(range(1, 30)))
+    make_worker(tmp_path, study, "7", space, options=("good=5", "evaluations=2")).run()
+    assert states(study) == ["complete"] * 7
 
 
 def test_of_two_workers_one_is_killed_and_no_trial_is_lost_or_run_twice(tmp_path, start):
