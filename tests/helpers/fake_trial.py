@@ -2,10 +2,11 @@
 
     fake_trial.py SPEC STEP BASELINE_STEP FOLDER [NAME=VALUE …]
 
-Options: `evaluations` (of the run), `pace` (seconds of each), `hold` (a file that must be there
-before the second evaluation), `asks` (waits to be told to measure), `good` (trials from this number
-on are poor), `deaf` (to SIGTERM), `orphan` (lives on without a worker), `ends`
-(how networks with a first kernel of 5 end: killed, diverged, memory, crash).
+Options: `evaluations` (of the run), `pace` (seconds of each), `linger` (seconds after the last),
+`hold` (a file that must be there before the second evaluation), `asks` (waits to be told to
+measure), `good` (trials from this number on are poor), `deaf` (to SIGTERM), `orphan` (lives on
+without a worker), `ends` (how networks with a first kernel of 5 end: killed, diverged, memory,
+crash).
 Its folder gets a line in `lives` for each process that worked in it: its id and its worker's.
 """
 
@@ -78,6 +79,7 @@ def main() -> None:
         top1 = (0.1 if poor else 0.5) + 0.01 * evaluation
         with open(metrics, "a") as file:
             file.write(json.dumps({"kind": "eval", "step": evaluation, "top1": top1}) + "\n")
+    time.sleep(float(options.get("linger", "0")))  # As a run that saves.
     os._exit(0)
 
 

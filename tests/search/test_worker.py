@@ -169,7 +169,9 @@ def test_a_storage_that_fails_is_one_line(tmp_path, study, monkeypatch):
 
 def test_a_trial_that_has_done_all_its_evaluations_is_complete_however_far_behind(tmp_path, study):
     space = small_space(kernels=(3,), repeats=tuple(range(1, 30)))
-    make_worker(tmp_path, study, "7", space, options=("good=5", "evaluations=2")).run()
+    make_worker(
+        tmp_path, study, "7", space, options=("good=5", "evaluations=2", "linger=0.5")
+    ).run()
     assert states(study) == ["complete"] * 7
 
 
