@@ -81,8 +81,8 @@ def _write_results(study, space) -> None:
         FLAGS.model_dir,
     )
     if best:
-        print(f"best rewards\n{results.table(best[: results.BEST])}")
-        print(f"Pareto front of accuracy, step time and parameters\n{results.table(front)}")
+        print(f"best rewards\n{results.table(space, best[: results.BEST])}")
+        print(f"Pareto front of accuracy, step time and parameters\n{results.table(space, front)}")
         print("train them:")
         for _, command in commands:
             print(command)

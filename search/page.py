@@ -26,8 +26,6 @@ from search.results import Found
 from search.space import SearchSpace, size
 
 PAGE, FIGURE, PROGRESS, NUMBERS = "search.html", "pareto.png", "progress.png", "search.json"
-_HEADS = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)")
-_NUMERIC = range(len(_HEADS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +101,17 @@ def _found_sections(given: Results, pictures: Mapping[str, bytes]) -> list[Secti
         for number, line in commands.items()
     )
     shown = picture(pictures[FIGURE], "accuracy over the time of a step", "")
-    explained = "On the front no other trial is at once as accurate, as fast and as small."
+    explained = (
+        "On the front no other trial is at once as accurate, as fast and as small. A stage such as "
+        "F2k3e4 is Fused-MBConv (M: MBConv), 2 layers, kernel 3, expansion 4."
+    )
     sections = [
-        Section("best", "Best networks", _figures_table(best) + trained),
-        Section("front", "Pareto front", paragraph(explained) + shown + _figures_table(front)),
+        Section("best", "Best networks", _figures_table(given.space, best) + trained),
+        Section(
+            "front",
+            "Pareto front",
+            paragraph(explained) + shown + _figures_table(given.space, front),
+        ),
         Section("progress", "Progress", picture(pictures[PROGRESS], "reward of each trial", "")),
     ]
     if given.importance:
@@ -141,8 +146,9 @@ def _importance_section(given: Results) -> Section:
     return Section("importance", "What matters", paragraph(explained) + grid("charts", parts))
 
 
-def _figures_table(rows: Sequence[Found]) -> str:
-    return table(_HEADS, [results.cells(one) for one in rows], numeric=_NUMERIC)
+def _figures_table(space: SearchSpace, rows: Sequence[Found]) -> str:
+    content = [results.cells(space, one) for one in rows]
+    return table(results.HEADS, content, numeric=range(len(results.HEADS) - 1))
 
 
 def _trials_section(given: Results) -> Section:

@@ -20,6 +20,7 @@ from search.study import FIGURES, SearchStudy
 
 BEST = 5  # By their reward; the front's are shown beside them.
 FOLDER = "best"
+HEADS = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)", "stages")
 _LEAST_FOR_IMPORTANCE = 8  # Trials; of fewer, importance would be chance.
 _TOP = 0.25  # The share of the trials that count as good.
 
@@ -193,16 +194,23 @@ def train_command(file: str, flags: Sequence[str]) -> str:
     return shlex.join(["python", "main.py", "--mode=traineval", *own, *flags])
 
 
-def table(rows: Sequence[Found]) -> str:
+def stages_of(spec: ModelSpec) -> str:
+    """Each stage in short, "F2k3e4": Fused-MBConv (M: MBConv), 2 layers, kernel 3, expansion 4."""
+    return " ".join(
+        f"{'F' if row.kind == 'fused' else 'M'}{row.repeats}k{row.kernel}e{row.expand}"
+        for row in spec.blocks
+    )
+
+
+def table(space: SearchSpace, rows: Sequence[Found]) -> str:
     """Trials as an aligned table."""
-    head = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)")
-    lines = [head, *map(cells, rows)]
+    lines = [HEADS, *(cells(space, one) for one in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in lines)
 
 
-def cells(one: Found) -> tuple[str, ...]:
-    """The figures of a complete trial, as `table` shows them."""
+def cells(space: SearchSpace, one: Found) -> tuple[str, ...]:
+    """The figures of a complete trial and its network, as `table` shows them."""
     return (
         str(one.number),
         f"{one.reward:.4f}",
@@ -210,6 +218,7 @@ def cells(one: Found) -> tuple[str, ...]:
         f"{1000 * one.step_seconds:.1f}",
         f"{one.relative_step:.2f}",
         f"{one.parameters / 1e6:.3f}",
+        stages_of(spec_of(space, one)),
     )
 
 

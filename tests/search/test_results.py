@@ -158,8 +158,8 @@ def test_beside_the_best_the_rest_of_the_front_is_kept():
 
 
 def test_the_table_has_a_line_for_each_and_aligns():
-    lines = results.table(results.ranked(FOUND)).splitlines()
-    assert lines[1].split() == ["1", "0.6000", "0.6000", "200.0", "2.00", "0.002"]
+    lines = results.table(SPACE, results.ranked(FOUND)).splitlines()
+    assert lines[1].split() == ["1", "0.6000", "0.6000", "200.0", "2.00", "0.002", "F1k3e1"]
     assert len({len(line) for line in lines}) == 1
 
 
