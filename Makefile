@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 DEMO := --model_dir=$(RUN) --mode
 
-.PHONY: demo test test-quick test-sources test-runtimes lint clean
+.PHONY: demo environment test test-quick test-sources test-runtimes lint clean
 
 demo: $(READY)
 	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
@@ -31,6 +31,8 @@ demo: $(READY)
 	@echo "run         $(RUN)  (config.yaml, labels.txt, metrics.jsonl, ckpt-*)"
 	@echo "SavedModel  $(RUN)/export  (for TensorFlow Serving)"
 	@echo "curves      $(VENV)/bin/tensorboard --logdir=$(RUN)/tensorboard"
+
+environment: $(READY)
 
 test: lint
 	$(PY) -m pytest $(IN_PARALLEL)
