@@ -12,7 +12,7 @@ from hparams.overrides import flatten, override
 _OF_EVERY_EXPORT = (
     "predict_images takes uint8: resized pixels are rounded, up to half a level from "
     "serving_default, which keeps them as resized, as officially",
-    "BatchNorm is folded into the convolutions: scores differ by rounding",
+    "BatchNorm and the scale of pixels are folded into the convolutions: scores differ by rounding",
     "images of more than max_pixels pixels are refused",
     "8-bit BMP files are read through their palette",
 )

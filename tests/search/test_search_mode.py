@@ -6,14 +6,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import pytest
 from search_run import fake_command
 
 from search import worker
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SPACE = {
     "name": "tiny",
     "kinds": ["fused"],
@@ -37,15 +36,6 @@ SETTINGS = (
     "data.splits.train.num_images=160,data.splits.minival.tfds_split=test[:80],"
     "data.splits.minival.num_images=80"
 )
-
-
-@pytest.fixture(autouse=True)
-def own_turns(tmp_path, monkeypatch):
-    """Searches of this host must not wait for those of tests, nor the other way round."""
-    folder = tmp_path / "host"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
 
 @pytest.fixture
