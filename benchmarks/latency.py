@@ -42,10 +42,6 @@ class Contender(MeasuringProcess):
     def turn(self, batch: int, calls: int) -> None:
         self.rounds.setdefault(batch, []).append(self.ask(f"{batch} {calls}"))
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
 
 def run_case(case: str, contenders: list[tuple[str, str]], batches: list[int], options) -> dict:
     """(network, runtime) -> {batch: rounds}."""

@@ -35,3 +35,8 @@ class MeasuringProcess:
         if not line:
             sys.exit(f"error: {self.name!r} ended with status {self.process.wait()}")
         return json.loads(line)
+
+    def close(self) -> None:
+        """Ends its input, and waits until it has ended too."""
+        self.process.stdin.close()
+        self.process.wait()

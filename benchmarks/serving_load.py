@@ -111,8 +111,7 @@ def server_of(options) -> Iterator[tuple[str, MeasuringProcess | None]]:
     try:
         yield f"localhost:{own.first['port']}", own
     finally:
-        own.process.stdin.close()
-        own.process.wait()
+        own.close()
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 from absl import flags, logging
 
@@ -29,6 +30,14 @@ def needed(flag: str) -> None:
     """Raises: UserError if a flag is not given."""
     if not FLAGS[flag].value:
         raise UserError(f"--{flag}=PATH is needed with --mode={FLAGS.mode}")
+
+
+def make_output_dir(path: str) -> None:
+    """Makes the folder of --output_dir, if it is not there. Raises: UserError if it cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --output_dir={path}: {error.strerror}") from error
 
 
 def report(values: dict) -> None:

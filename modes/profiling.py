@@ -9,7 +9,7 @@ from absl import flags
 import hparams
 from datasets.quiet import import_tensorflow
 from hparams import UserError
-from modes.common import configured, report
+from modes.common import configured, make_output_dir, report
 
 FLAGS = flags.FLAGS
 
@@ -26,7 +26,7 @@ def profile() -> None:
     else:
         sizes = {name: configured().eval.isize}
     if FLAGS.output_dir:
-        _make_folder(FLAGS.output_dir)
+        make_output_dir(FLAGS.output_dir)
     import_tensorflow()
     import keras
 
@@ -61,10 +61,3 @@ def _profile(model: str, size: int):
     if FLAGS.hparam_str and not model.startswith("keras/"):
         return profiling.profile_model(spec_from_config(configured().model), size)
     return profiling.profile_model(model, size)
-
-
-def _make_folder(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output_dir={path}: {error.strerror}") from error

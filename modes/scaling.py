@@ -13,7 +13,7 @@ import hparams
 from datasets.quiet import import_tensorflow
 from hparams import UserError
 from hparams.overrides import flatten, parse_overrides
-from modes.common import configured, report
+from modes.common import configured, make_output_dir, report
 
 FLAGS = flags.FLAGS
 _NETWORK = ("model.model_name", "train.isize", "eval.isize", "data.data_dir")  # Given otherwise.
@@ -34,7 +34,7 @@ def scale() -> None:
         scaled, took = _to_step_time(source, config)
     folder = FLAGS.output_dir or "."
     path = os.path.normpath(os.path.join(folder, f"{scaled.spec.name}.json"))
-    _make_folder(folder)
+    make_output_dir(folder)
     save_spec(scaled.spec, path)
     near = published_near(scaled)
     print(sizes_table(source, scaled, near))
@@ -156,10 +156,3 @@ def _command(config: hparams.Config, path: str, scaled) -> str:
 
 def _text(value) -> str:
     return "null" if value is None else str(value)
-
-
-def _make_folder(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output_dir={path}: {error.strerror}") from error

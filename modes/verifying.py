@@ -8,7 +8,7 @@ from absl import flags
 
 from datasets.quiet import import_tensorflow
 from hparams import UserError, write_whole
-from modes.common import needed, report
+from modes.common import make_output_dir, needed, report
 from modes.trained import trained
 
 FLAGS = flags.FLAGS
@@ -73,10 +73,7 @@ def _curl(path: str) -> str:
 
     if FLAGS.output_dir:
         file = os.path.join(FLAGS.output_dir, "request.json")
-        try:
-            os.makedirs(FLAGS.output_dir, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make --output_dir={FLAGS.output_dir}: {error}") from error
+        make_output_dir(FLAGS.output_dir)
         write_whole(file, rest_request(sample_images()[0]))
         body = f"@{file}"
     else:
