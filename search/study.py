@@ -9,7 +9,6 @@ result it has; `waits`: it waits for one of equal values; and the figures, see `
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import threading
@@ -22,6 +21,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hparams import UserError
+from search.study_lock import StudyLock
 
 LIVES = 2  # A trial whose worker was lost is tried once more.
 FIGURES = (
@@ -41,24 +41,27 @@ SAMPLERS = {
     "random": lambda seed: RandomSampler(seed=seed),
     "evolution": lambda seed: NSGAIISampler(population_size=_POPULATION, seed=seed),
 }
+_PATIENT = {"connect_args": {"timeout": 60}}  # Seconds that SQLite waits for another one.
 _HEARTBEAT = "EFFICIENTNETV2_SEARCH_HEARTBEAT"  # Seconds between two of them.
 
 
 class SearchStudy:
-    """A study that is open, by its storage; `lock_file` keeps workers of a host apart.
+    """A study that is open, by its storage; `lock_file` is of this host.
 
     Raises: UserError if the storage cannot be opened.
     """
 
     def __init__(self, url: str, name: str, lock_file: str):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._lock_file = lock_file
         seconds = int(os.environ.get(_HEARTBEAT, "30"))
         sqlite = url.startswith("sqlite")
-        with self.locked(), _quiet(), _told(url):
+        with _told(url):
+            self._lock = StudyLock(lock_file, url)
+        with _told(url), self.locked(), _quiet():
             self.storage = optuna.storages.RDBStorage(
                 url,
-                engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
+                # Connections that a server has closed meanwhile are replaced.
+                engine_kwargs=_PATIENT if sqlite else {"pool_pre_ping": True},
                 heartbeat_interval=seconds,
                 grace_period=4 * seconds,
                 heartbeat_stale_trial_callback=_try_again,
@@ -76,12 +79,9 @@ class SearchStudy:
         self.storage.remove_session()
         self.storage.engine.dispose()
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Inside, no other worker of this host counts trials or takes one."""
-        with open(self._lock_file, "a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, no other worker counts trials or takes one."""
+        return self._lock.held()
 
     def trials(self) -> list[FrozenTrial]:
         """Returns the attempts that count, by number."""

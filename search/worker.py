@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from hparams import UserError
 from hparams.spec_files import save_spec
@@ -83,7 +84,7 @@ class Worker:
                     self._work(trial)
                 elif not self._await_others():
                     break
-        except StorageInternalError as error:
+        except (StorageInternalError, SQLAlchemyError) as error:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise UserError(
                 f"the study's storage failed: {reason}; the same command goes on"

@@ -1,6 +1,8 @@
 """Searches whose trials are fake: spaces of few points, a study, workers here and as processes.
 
 PYTHONPATH=.:tests/helpers python tests/helpers/search_run.py DIRECTORY BUDGET KERNELS OPTION…
+
+The study is a file in DIRECTORY, or is called as its last part on the server `SEARCH_RUN_STORAGE`.
 """
 
 import os
@@ -37,7 +39,8 @@ def small_space(kernels=(3, 5), kinds=("mbconv", "fused"), repeats=(1, 2, 3)) ->
 def open_study(directory) -> SearchStudy:
     path = pathlib.Path(directory)
     path.mkdir(parents=True, exist_ok=True)
-    return SearchStudy(f"sqlite:///{path}/study.db", "search", str(path / "study.lock"))
+    url = os.environ.get("SEARCH_RUN_STORAGE", f"sqlite:///{path}/study.db")
+    return SearchStudy(url, path.name, str(path / "study.lock"))
 
 
 def fake_command(files, baseline, flags) -> list[str]:
