@@ -9,8 +9,7 @@ from efficientnetv2 import Blocks, ModelSpec, build_model
 from efficientnetv2.profiling import profile_built
 from efficientnetv2.profiling.costs import layer_costs
 from hparams import UserError
-from hparams.architecture_tables import get_spec, list_models
-from hparams.published import published_figures
+from hparams.architecture_tables import get_spec
 from search.counts import count
 
 # Every kind of row: with and without expansion, squeeze-and-excite and stride.
@@ -54,19 +53,9 @@ def test_each_kind_of_row_counts_as_it_is_built(change):
     check_same(dataclasses.replace(SPEC, **CHANGES[change]), 45, num_classes=7)
 
 
-@pytest.mark.parametrize("name", ["efficientnetv2-b0", "efficientnet-b0"])
+@pytest.mark.parametrize("name", ["efficientnetv2-s", "efficientnetv2-b0", "efficientnet-b0"])
 def test_a_named_network_counts_as_it_is_built(name):
     check_same(get_spec(name), 224, num_classes=1000)
-
-
-@pytest.mark.parametrize("name", [n for n in list_models() if "fused" not in n])
-def test_the_published_parameters_are_counted(name):
-    for known in published_figures(name):
-        counts = count(get_spec(name), known.image_size)
-        difference = min(
-            abs(known.params.difference(n)) for n in (counts.params, counts.trainable_params)
-        )
-        assert difference < 0.03
 
 
 @pytest.mark.parametrize("field, values", [("image_size", (0, 10)), ("num_classes", (32, 0))])
