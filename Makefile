@@ -41,7 +41,7 @@ test-quick: $(READY)
 	$(PY) -m pytest $(IN_PARALLEL) -m "not slow"
 
 test-sources: $(SOURCES_VENV)/.ready
-	$(SOURCES_VENV)/bin/python -m pytest -m sources tests/sources
+	$(SOURCES_VENV)/bin/python -m pytest $(IN_PARALLEL) -m sources tests/sources
 
 test-runtimes: $(READY) $(TRITON_VENV)/.ready
 	OTHER_PYTHON=$(OTHER_VENV)/bin/python TRITON_PYTHON=$(TRITON_VENV)/bin/python \
