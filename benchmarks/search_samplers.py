@@ -55,12 +55,15 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="of searches")
     parser.add_argument("--out", help="a PNG to write")
     arguments = parser.parse_args()
-    searches = {}
+    searches, spaces = {}, set()
     for folder in arguments.folders:
         name = os.path.basename(os.path.normpath(folder))
         if name in searches:
             parser.error(f"two searches are called {name}; rename the folder of one")
         space, searches[name] = read_search(folder)
+        spaces.add(space)
+    if len(spaces) > 1:
+        parser.error(f"the searches are of several spaces: {', '.join(sorted(spaces))}")
     space = load_space(space)
     for name, found in searches.items():
         best = best_so_far(found)

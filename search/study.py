@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hparams import UserError
 from search.study_lock import StudyLock
 
+STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 LIVES = 2  # A trial whose worker was lost is tried once more.
 FIGURES = (
     "accuracy",
@@ -217,16 +218,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def in_short(error: Exception) -> str:
+    """What a storage says of its failure, in one line."""
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
 @contextlib.contextmanager
 def _told(url: str) -> Iterator[None]:
     """Turns what a storage cannot do into one line."""
     try:
         yield
-    except (
-        ImportError,
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-    ) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+    except (ImportError, *STORAGE_ERRORS) as error:
         shown = re.sub(r":[^:@/]*@", ":***@", url)  # Without a password.
-        raise UserError(f"cannot open --search_storage={shown}: {reason}") from error
+        raise UserError(f"cannot open --search_storage={shown}: {in_short(error)}") from error

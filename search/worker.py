@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from hparams import UserError
 from hparams.spec_files import save_spec
@@ -21,7 +20,7 @@ from search.endings import kind_of
 from search.objective import reward
 from search.progress import Progress
 from search.space import SearchSpace, baseline_spec, draw, spec_at
-from search.study import SearchStudy, reason_of, suggest, twins
+from search.study import STORAGE_ERRORS, SearchStudy, in_short, reason_of, suggest, twins
 from search.trial import HOST, POLL_SECONDS, TrialFiles, run_process, trial_command
 from search.turns import HostTurns
 
@@ -84,10 +83,9 @@ class Worker:
                     self._work(trial)
                 elif not self._await_others():
                     break
-        except (StorageInternalError, SQLAlchemyError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+        except STORAGE_ERRORS as error:
             raise UserError(
-                f"the study's storage failed: {reason}; the same command goes on"
+                f"the study's storage failed: {in_short(error)}; the same command goes on"
             ) from error
         finally:
             self._turns.close()
