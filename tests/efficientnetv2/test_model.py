@@ -8,7 +8,9 @@ import pytest
 
 import efficientnetv2
 import hparams
+from efficientnetv2.profiling import profile_built
 from efficientnetv2.weights.official_names import official_names
+from search.counts import count
 
 OFFICIAL = {  # Official counts with 1000 classes.
     "efficientnetv2-b0": (7_200_312, 7_139_704),
@@ -65,9 +67,13 @@ def test_variables_are_those_of_the_official_code(name):
     ],
 )
 def test_parameter_counts(name):
-    model = efficientnetv2.build_model(name)
+    model = efficientnetv2.build_model(name, input_shape=(64, 64, 3))
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     assert (model.count_params(), trainable) == {**OFFICIAL, **NOT_OFFICIAL}[name]
+    # So that published figures can be compared with counts of what is not built.
+    built, counted = profile_built(model), count(efficientnetv2.get_spec(name), 64)
+    for field in ("params", "trainable_params", "macs", "activations"):
+        assert getattr(counted, field) == getattr(built, field), field
 
 
 def test_models_of_equal_architecture():
