@@ -26,7 +26,7 @@ demo: $(READY)
 	$(PY) main.py $(DEMO)=traineval --model_name=efficientnetv2-b0 --dataset_cfg=shapes \
 		--data_dir=runs/data --hparam_str=hparams/recipes/shapes_demo.yaml
 	$(PY) main.py $(DEMO)=export --export_dir=$(RUN)/export
-	@printf 'a held-out image: ' && $(PY) -m datasets.shapes --out=$(RUN)/held_out.png --index=7
+	@printf 'a held-out image: ' && $(PY) -m efficientnetv2.datasets.sources.shapes --out=$(RUN)/held_out.png --index=7
 	$(PY) main.py --mode=infer --export_dir=$(RUN)/export --image_path=$(RUN)/held_out.png
 	@echo "run         $(RUN)  (config.yaml, labels.txt, metrics.jsonl, ckpt-*)"
 	@echo "SavedModel  $(RUN)/export  (for TensorFlow Serving)"

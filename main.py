@@ -8,8 +8,8 @@ import sys
 
 from absl import app, flags, logging
 
-import hparams
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
 from modes import (
     answers,
     checking,

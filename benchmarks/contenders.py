@@ -34,12 +34,10 @@ def our_step(variant: str, size: int, batch: int, precision: str, jit: bool):
     """Returns `step()` as the trainer makes it, for a stage of one image size."""
     import tensorflow as tf
 
-    import hparams
-    from efficientnetv2 import build_from_config
+    from efficientnetv2 import build_from_config, hparams
     from efficientnetv2.training.ema import WeightAverage
-    from efficientnetv2.training.optimization import Optimization
-    from efficientnetv2.training.precision import policy_scope
-    from efficientnetv2.training.steps import make_train_step
+    from efficientnetv2.training.optimizer import Optimization, policy_scope
+    from efficientnetv2.training.step import make_train_step
 
     config = hparams.get_config(
         VARIANTS[variant][0],
@@ -66,7 +64,7 @@ def fitted_step(variant: str, size: int, batch: int, precision: str, jit: bool, 
     import keras
 
     from efficientnetv2 import build_model
-    from efficientnetv2.training.precision import policy_scope
+    from efficientnetv2.training.optimizer import policy_scope
 
     our_name, their_name = VARIANTS[variant]
     with policy_scope(precision):

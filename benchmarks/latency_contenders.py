@@ -26,9 +26,9 @@ def ours(runtime: str, variant: str, size: int, folder: str) -> Answer:
     import tensorflow as tf
 
     from efficientnetv2 import build_model
-    from export.frozen import freeze
-    from export.serving import ServingModule
-    from hparams import get_config
+    from efficientnetv2.export.frozen import freeze
+    from efficientnetv2.export.serving import ServingModule
+    from efficientnetv2.hparams import get_config
 
     model = build_model(VARIANTS[variant][0])
     if runtime == "saved_model":
@@ -36,7 +36,7 @@ def ours(runtime: str, variant: str, size: int, folder: str) -> Answer:
         module = ServingModule(model, size, data)
         tf.saved_model.save(module, folder, signatures=module.signatures())
         return saved_model(folder, "predict_images_float")
-    from export.formats import find_format
+    from efficientnetv2.export.formats import find_format
 
     find_format(runtime).write(freeze(model, size), size, folder)
     return find_format(runtime).load(folder)
@@ -52,7 +52,7 @@ def keras_applications(runtime: str, variant: str, size: int, folder: str) -> An
     model.export(folder)
     if runtime == "saved_model":
         return saved_model(folder, "serving_default")
-    from export.tflite import load_tflite
+    from efficientnetv2.export.tflite import load_tflite
 
     path = os.path.join(folder, "model.tflite")
     with open(path, "wb") as file:
@@ -91,9 +91,9 @@ def timm(runtime: str, variant: str, size: int, folder: str) -> Answer:
         verbose=False,
     )
     if runtime == "onnx":
-        from export.onnx_file import load_onnx as load
+        from efficientnetv2.export.formats import load_onnx as load
     else:
-        from export.openvino_file import load_openvino as load
+        from efficientnetv2.export.formats import load_openvino as load
     answer = load(path)
     return lambda images: answer(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-import hparams
-from datasets import build_dataset, open_source, with_source_facts
+from efficientnetv2 import hparams
+from efficientnetv2.datasets import build_dataset, open_source, with_source_facts
 
 MAGNITUDE = 15  # of RandAugment, of 10 as the official code counts; the last stage of S
 

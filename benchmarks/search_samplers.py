@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from efficientnetv2.report.figures import FAINT, LINES, figure_png, new_figure, plain_axes
-from hparams import write_whole
-from search.page import NUMBERS
-from search.results import Found, cells, count_states, ranked, shares
-from search.space_files import load_space
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.plots import FAINT, LINES, figure_png, new_figure, plain_axes
+from efficientnetv2.search.page import NUMBERS
+from efficientnetv2.search.results import Found, cells, count_states, ranked, shares
+from efficientnetv2.search.space import load_space
 
 MARKS = (10, 20, 30, 40)
 
@@ -77,7 +77,7 @@ def main() -> None:
     for name, choice, top, all_share in shares(space, list(every.values())):
         print(f"  {name:16} {choice:7} {top:6.0%} {all_share:6.0%}")
     if arguments.out:
-        write_whole(arguments.out, figure_png(draw(searches)))
+        atomic_write(arguments.out, figure_png(draw(searches)))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-import hparams
-from efficientnetv2 import Blocks, ModelSpec, build_model
-from efficientnetv2.training import Trainer
-from efficientnetv2.training.observer import Observer
+from efficientnetv2 import Blocks, ModelSpec, build_model, hparams
+from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.trainer import Trainer
 
 CLASSES, BATCH, STEPS = 10, 16, 4
 SPEC = ModelSpec(
@@ -50,7 +49,7 @@ def make_examples() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(example).repeat(32)
 
 
-class Memory(Observer):
+class Memory(Callback):
     """Prints what is resident when a stage has been evaluated."""
 
     def __init__(self):

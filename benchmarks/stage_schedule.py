@@ -14,9 +14,9 @@ import statistics
 import sys
 from pathlib import Path
 
-import hparams
 from benchmarks.contenders import VARIANTS
 from benchmarks.train_step import Contender
+from efficientnetv2 import hparams
 
 
 def stage_sizes(variant: str) -> list[int]:

@@ -1,21 +1,21 @@
-"""From a data set's name to batches: sources, preprocessing, augmentation (tf.data)."""
+"""Data sets: sources, preprocessing, augmentation and batches (tf.data)."""
 
 import importlib
 
 _HOMES = {
-    "BadExamples": "datasets.bad_examples",
-    "Source": "datasets.sources",
-    "build_dataset": "datasets.pipeline",
-    "find_unreadable": "datasets.unreadable",
-    "names_of_batch": "datasets.batch_names",
-    "open_source": "datasets.sources",
-    "with_source_facts": "datasets.pipeline",
+    "BadExamples": "efficientnetv2.datasets.bad_examples",
+    "Source": "efficientnetv2.datasets.sources.source",
+    "build_dataset": "efficientnetv2.datasets.pipeline",
+    "find_unreadable": "efficientnetv2.datasets.bad_examples",
+    "names_of_batch": "efficientnetv2.datasets.pipeline",
+    "open_source": "efficientnetv2.datasets.sources.source",
+    "with_source_facts": "efficientnetv2.datasets.pipeline",
 }
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    """Imports on first use: `datasets.shapes` and `datasets.quiet` do without TensorFlow."""
+    """Imports on first use, so that modules without TensorFlow stay without it."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

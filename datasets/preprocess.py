@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from datasets.decoding import check_pixels, decode_image
-from hparams import UserError, nearest
-from hparams.data_config import EVAL_CROPS
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets.decode import check_pixels, decode_image
+from efficientnetv2.hparams import nearest
+from efficientnetv2.hparams.config import EVAL_CROPS
 
 CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
 _FLIP = (0, 1 << 60)  # added to a seed: positions in a data set stay far below

@@ -1,20 +1,63 @@
-"""`model_card.json`: what an export is, where it is from, and the checksums of its files."""
+"""`model_card.json`: what an export is, its source, signatures, deviations and checksums.
+
+Deviations from the official code are listed in words; the reasons, and what differs in training
+alone, are in docs/deviations.md.
+"""
 
 import dataclasses
 import datetime
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from efficientnetv2.compat import tf_variable, var_path
-from efficientnetv2.from_config import normalization_of
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.serving import TOP_K
+from efficientnetv2.hparams import Config, model_layer
+from efficientnetv2.hparams.overrides import flatten, override
+from efficientnetv2.network.compat import tf_variable, var_path
+from efficientnetv2.network.model import normalization_of
 from efficientnetv2.training.losses import activation_of
-from export.deviations import deviations
-from hparams import Config, UserError
+
+_OF_EVERY_EXPORT = (
+    "predict_images takes uint8: resized pixels are rounded, up to half a level from "
+    "serving_default, which keeps them as resized, as officially",
+    "BatchNorm and the scale of pixels are folded into the convolutions: scores differ by rounding",
+    "images of more than max_pixels pixels are refused",
+    "8-bit BMP files are read through their palette",
+)
+_OF_A_MODEL = {
+    "efficientnet-b3": "24 channels in the first stage, as V1 has it, officially 16",
+}
+_CHANGE_THE_ANSWER = ("model.", "eval.isize", "data.eval_crop", "data.resize_method")
+_OF_TRAINING_ALONE = (
+    "model.model_name",
+    "model.dropout_rate",
+    "model.dropout_base",
+    "model.survival_prob",
+    "model.bn_momentum",
+)
+
+
+def deviations(config: Config, adapted: Iterable[str] = ()) -> list[str]:
+    """Returns a sentence for each difference; `adapted`: what loading the weights changed."""
+    name = config.model.model_name
+    named = [_OF_A_MODEL[name]] if name in _OF_A_MODEL else []
+    official = override(Config(), flatten(model_layer(name, config.train.schedule)))
+    theirs = dict(flatten(dataclasses.asdict(official)))
+    settings = [
+        f"{key}={value}, by default {theirs[key] or 'as the model has it'}"
+        for key, value in flatten(dataclasses.asdict(config))
+        if key.startswith(_CHANGE_THE_ANSWER)
+        and key not in _OF_TRAINING_ALONE
+        and value != theirs[key]
+    ]
+    return [*_OF_EVERY_EXPORT, *named, *adapted, *settings]
+
 
 CARD_FILE = "model_card.json"
 
@@ -111,3 +154,67 @@ def weights_sha256(model: keras.Model) -> str:
         digest.update(f"{path} {value.dtype.name} {value.shape}\n".encode())
         digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
+
+
+def signatures_of(loaded) -> dict:
+    """Returns {signature: {"inputs" | "outputs": {name: {"dtype", "shape"}}}} of a SavedModel.
+
+    `loaded` is what `tf.saved_model.load` gave; None in a shape is any size.
+    """
+    return {
+        name: {
+            "inputs": _described(function.structured_input_signature[1]),
+            "outputs": _described(function.structured_outputs),
+        }
+        for name, function in loaded.signatures.items()
+    }
+
+
+def expected_signatures(
+    image_size: int, num_classes: int, labelled: bool, num_features: int
+) -> dict:
+    """Returns what `signatures_of` gives for an export that keeps the contract."""
+    answers = {
+        "scores": _spec("float32", [None, num_classes]),
+        "classes": _spec("int64", [None, min(TOP_K, num_classes)]),
+    }
+    if labelled:
+        answers["labels"] = _spec("string", [None, min(TOP_K, num_classes)])
+    pixels = [None, image_size, image_size, 3]
+    features = {"features": _spec("float32", [None, num_features])}
+    rows = {
+        "serving_default": ("image_bytes", "string", [None], answers),
+        "predict_images": ("images", "uint8", pixels, answers),
+        "predict_images_float": ("images", "float32", pixels, answers),
+        "predict_features": ("images", "uint8", pixels, features),
+    }
+    return {
+        name: {"inputs": {key: _spec(dtype, shape)}, "outputs": outputs}
+        for name, (key, dtype, shape, outputs) in rows.items()
+    }
+
+
+def first_difference(found: dict, expected: dict) -> str | None:
+    """Says in words where signatures differ; None if they do not."""
+    for name in [*expected, *(set(found) - set(expected))]:
+        mine, theirs = found.get(name), expected.get(name)
+        if mine is None or theirs is None:
+            return f"signature {name} is {'missing' if mine is None else 'additional'}"
+        for side in ("inputs", "outputs"):
+            for key in sorted({*mine[side], *theirs[side]}):
+                one, other = (_text(sides[side].get(key)) for sides in (mine, theirs))
+                if one != other:
+                    return f"{name}, {side[:-1]} {key}: {one}, expected {other}"
+    return None
+
+
+def _spec(dtype: str, shape: list) -> dict:
+    return {"dtype": dtype, "shape": shape}
+
+
+def _text(spec: dict | None) -> str:
+    return "none" if spec is None else f"{spec['dtype']} {spec['shape']}"
+
+
+def _described(tensors: dict) -> dict:
+    return {name: _spec(t.dtype.name, t.shape.as_list()) for name, t in sorted(tensors.items())}

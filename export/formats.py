@@ -1,17 +1,152 @@
-"""The file formats of an export beside the SavedModel: who writes and reads each."""
+"""File formats next to the SavedModel: TensorFlow Lite, ONNX, OpenVINO.
+
+To add a format: a row in `FORMATS` with what writes and what loads it. Each file is compared with
+the network. Needs the extra `export` (requirements-export.txt).
+"""
 
 import dataclasses
+import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 
+import keras
 import numpy as np
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
-from export.onnx_file import load_onnx, write_onnx
-from export.openvino_file import load_openvino, write_openvino
-from export.tflite import load_tflite, write_tflite
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.compare import (
+    CALIBRATION,
+    check,
+    compare,
+    from_split,
+    scores_of_model,
+    to_compare,
+)
+from efficientnetv2.export.frozen import INPUT
+from efficientnetv2.export.tflite import load_tflite, write_tflite
+from efficientnetv2.hparams import Config
+
+OPSET = 15  # The newest that tf2onnx writes by default; any runtime since 2022 reads it.
+
+
+def write_onnx(graph_def: GraphDef, image_size: int, path: str) -> None:
+    """Writes the part of a frozen graph that makes `scores`; see `freeze`.
+
+    Shapes: `images` float32 [N, S, S, 3], pixels in [0, 255] -> `scores` float32 [N, K]; N is free.
+    Inside, channels come first: one transpose after the normalisation, none behind it.
+    """
+    import onnx
+    import tf2onnx
+    from tensorflow.python.util import deprecation
+
+    names = {f"{INPUT}:0": INPUT, "scores:0": "scores"}
+    with deprecation.silence():  # It calls functions of TensorFlow 1.
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph_def,
+            name="efficientnetv2",
+            input_names=[f"{INPUT}:0"],
+            output_names=["scores:0"],
+            opset=OPSET,
+            tensors_to_rename=names,
+            shape_override={f"{INPUT}:0": [None, image_size, image_size, 3]},
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        batch.Clear()
+        batch.dim_param = "N"
+    _drop_idle_reshapes(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _drop_idle_reshapes(model) -> None:
+    """Removes reshapes to the shape that a tensor has.
+
+    tf2onnx leaves two in each squeeze-and-excite. They are free of work, but onnxruntime leaves its
+    blocked layout for them: 16 ms instead of 12 for a B0.
+    """
+    import onnx
+
+    graph = model.graph
+    known = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in known.value_info
+    }
+    constants = {value.name: value for value in graph.initializer}
+    same, kept = {}, []
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = same.get(name, name)
+        if node.op_type == "Reshape" and node.input[1] in constants:
+            target = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+            shape = shapes.get(node.input[0], [])
+            if target[0] == -1 and target[1:] == shape[1:]:
+                same[node.output[0]] = node.input[0]
+                continue
+        kept.append(node)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(kept)
+    read = {name for node in kept for name in node.input}
+    unread = [value for value in graph.initializer if value.name not in read]
+    for value in unread:
+        graph.initializer.remove(value)
+
+
+def load_onnx(path: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `classify(images) -> scores` of a file by `write_onnx`, run by onnxruntime on CPUs.
+
+    Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K].
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        return session.run(["scores"], {INPUT: images.astype(np.float32)})[0]
+
+    return classify
+
+
+def write_openvino(graph_def: GraphDef, image_size: int, path: str) -> None:
+    """Writes the part of a frozen graph that makes `scores` to `path`, NAME.xml, and NAME.bin.
+
+    Shapes: `images` float32 [N, S, S, 3], pixels in [0, 255] -> `scores` float32 [N, K]; N is free.
+    Weights are float32. The frozen graph is read as it is: by way of ONNX it is as fast.
+    """
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        frozen = os.path.join(folder, "frozen.pb")
+        with open(frozen, "wb") as file:
+            file.write(graph_def.SerializeToString())
+        read = openvino.Core().read_model(frozen)
+        scores = next(tensor for tensor in read.outputs if "scores:0" in tensor.names)
+        model = openvino.Model([scores.node], read.get_parameters(), "efficientnetv2")
+        model.inputs[0].tensor.set_names({INPUT})
+        model.outputs[0].tensor.set_names({"scores"})
+        model.reshape({INPUT: [-1, image_size, image_size, 3]})
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def load_openvino(path: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `classify(images) -> scores` of a file that `write_openvino` wrote, on CPUs.
+
+    Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K]. It computes in float32;
+    OpenVINO's default is bfloat16 where a CPU has it, which moves scores by several percent.
+    """
+    import openvino
+
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        return compiled({INPUT: images.astype(np.float32)})["scores"]
+
+    return classify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +253,58 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+SAVED_MODEL = "saved_model"
+
+
+def check_formats(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the formats beside the SavedModel, each once.
+
+    Raises: UserError for a name that is not known, or a package that is not installed.
+    """
+    for name in names:
+        if name != SAVED_MODEL and name not in FORMATS:
+            known = ", ".join((SAVED_MODEL, *FORMATS))
+            raise UserError(f"unknown --export_format={name!r}; known are {known}")
+    others = tuple(dict.fromkeys(name for name in names if name != SAVED_MODEL))
+    for name in others:
+        find_format(name).check_installed()
+    return others
+
+
+def write_formats(
+    names: Sequence[str], graph_def: GraphDef, model: keras.Model, config: Config, folder: str
+) -> dict[str, dict]:
+    """Writes a file of each format; returns what the card says of each.
+
+    That is the greatest difference of a score, the agreement and the accuracies, on examples of the
+    `eval` split. 8-bit formats are calibrated on examples of `train`.
+
+    Raises: UserError if examples are needed and the data set is not there; ExportMismatch if a
+    format without rounding differs by more than 1e-4.
+    """
+    if not names:
+        return {}
+    of_model = functools.partial(scores_of_model, model, config)
+    images, examples = to_compare(config), None
+    print(f"formats are compared with the network on {images.origin}", flush=True)
+    if any(find_format(name).needs_examples for name in names):
+        examples = from_split(config, "train", CALIBRATION).pixels
+    found = {}
+    for name in names:
+        row = find_format(name)
+        path = row.write(graph_def, config.eval.isize, folder, examples=examples)
+        parity = compare(row.load(folder), of_model, images.pixels, images.labels)
+        warnings = check(parity, name, quantised=row.quantised)
+        megabytes = os.path.getsize(path) / 1e6
+        print(f"{name:12} {row.file_name} {megabytes:.1f} MB: {parity}", flush=True)
+        for line in warnings:
+            print(f"  warning: {line}", flush=True)
+        found[name] = {
+            "file": row.file_name,
+            "compared_on": images.origin,
+            **dataclasses.asdict(parity),
+            "warnings": warnings,
+        }
+    return found

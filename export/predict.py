@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
-from datasets.folder import IMAGE_ENDINGS
-from export.versions import find_version
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets.sources.folder import IMAGE_ENDINGS
+from efficientnetv2.export.versions import find_version
 
 _BAR = 20  # Characters for a score of 1.
 

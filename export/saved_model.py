@@ -1,21 +1,74 @@
-"""Writes a SavedModel for TensorFlow Serving, whole or not at all, and proves it."""
+"""SavedModel for TensorFlow Serving: written completely or not at all, and verified."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from efficientnetv2.training.checkpoint_files import writing
+from efficientnetv2.export.card import signatures_of, write_card
+from efficientnetv2.export.compare import (
+    MAX_DIFFERENCE,
+    ExportMismatch,
+    Questions,
+    ask_model,
+    sample_images,
+    score_difference,
+    write_expected,
+)
+from efficientnetv2.export.formats import check_formats, write_formats
+from efficientnetv2.export.serving import SIGNATURES, ServingModule
+from efficientnetv2.export.versions import new_version
+from efficientnetv2.hparams import Config
+from efficientnetv2.training.checkpoint import writing
 from efficientnetv2.training.losses import activation_of
-from export.card import write_card
-from export.contract import signatures_of
-from export.extras import write_labels, write_warmup
-from export.other_formats import check_formats, write_formats
-from export.parity import ExportMismatch
-from export.samples import MAX_DIFFERENCE, Questions, ask_model, score_difference, write_expected
-from export.serving import SIGNATURES, ServingModule
-from export.versions import new_version
-from hparams import Config
+
+WARMUP_BATCHES = (1, 8, 32)
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+
+def write_labels(path: str, class_names: Sequence[str]) -> None:
+    """Writes `assets/labels.txt`: line i names class i."""
+    os.makedirs(os.path.join(path, "assets"), exist_ok=True)
+    with open(os.path.join(path, "assets", "labels.txt"), "w", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in class_names)
+
+
+def write_warmup(path: str, image_size: int) -> None:
+    """Writes requests that TensorFlow Serving replays when it loads the export.
+
+    Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
+    """
+    os.makedirs(os.path.join(path, "assets.extra"), exist_ok=True)
+    image_bytes = sample_images()[0]
+    pixels = np.zeros((image_size, image_size, 3), np.uint8)
+    with tf.io.TFRecordWriter(os.path.join(path, WARMUP_FILE)) as writer:
+        for batch in WARMUP_BATCHES:
+            inputs = {
+                "serving_default": ("image_bytes", tf.constant([image_bytes] * batch)),
+                "predict_images": ("images", np.stack([pixels] * batch)),
+            }
+            for signature, (name, values) in inputs.items():
+                request = predict_pb2.PredictRequest()
+                request.model_spec.signature_name = signature
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+                predict_log = prediction_log_pb2.PredictLog(request=request)
+                log = prediction_log_pb2.PredictionLog(predict_log=predict_log)
+                writer.write(log.SerializeToString())
+
+
+def read_warmup(path: str) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
+    """Yields (signature, its inputs by name) of each warm-up request of an export.
+
+    Raises: tf.errors.OpError if the file is not there or damaged.
+    """
+    for record in tf.data.TFRecordDataset(os.path.join(path, WARMUP_FILE)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
+        yield request.model_spec.signature_name, inputs
 
 
 def export_saved_model(
@@ -68,7 +121,7 @@ def export_saved_model(
     return final
 
 
-def verify(path: str, model: keras.Model, config: Config) -> float:
+def compare_with_model(path: str, model: keras.Model, config: Config) -> float:
     """Reads an export back, asks it and the model about the same images, by bytes and by pixels.
 
     Returns the greatest difference of a score.
@@ -78,7 +131,7 @@ def verify(path: str, model: keras.Model, config: Config) -> float:
 
 
 def _read_back(path: str, questions: Questions) -> tuple[float, dict]:
-    """Returns what `verify` does, and the signatures as they were read."""
+    """Returns what `compare_with_model` does, and the signatures as they were read."""
     loaded = tf.saved_model.load(path)
     missing = set(SIGNATURES) - set(loaded.signatures)
     if missing:

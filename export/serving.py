@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from datasets.preprocess import preprocess_eval
-from export.frozen import as_function, freeze
-from hparams import DataConfig
+from efficientnetv2.datasets.preprocess import preprocess_eval
+from efficientnetv2.export.frozen import as_function, freeze
+from efficientnetv2.hparams import DataConfig
 
 TOP_K = 5
 SIGNATURES = "serving_default", "predict_images", "predict_images_float", "predict_features"

@@ -8,8 +8,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-from efficientnetv2.training.checkpoint_files import writing
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.training.checkpoint import writing
 
 _PART = re.compile(r"\d+(\.\w+)?\.part")
 

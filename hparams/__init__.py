@@ -1,18 +1,21 @@
-"""What a run is: typed settings, presets, overrides and the stage schedule. Pure Python."""
+"""Configuration of runs: typed settings, presets, overrides and stages. Pure Python."""
 
 import dataclasses
 
 import yaml
 
-from hparams.config import Config, DataConfig, ModelConfig, check_config
-from hparams.dataset_presets import dataset_cfg_of, dataset_layer, planned_images
-from hparams.errors import UserError, reason_of
-from hparams.fine_tuning import FINE_TUNING
-from hparams.labels import imagenet_class_names, names_in
-from hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
-from hparams.presets import MODELS, model_layer
-from hparams.stages import Stage, make_stages, stage_at, stage_table
-from hparams.whole_files import write_whole
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.hparams.config import Config, DataConfig, ModelConfig, check_config
+from efficientnetv2.hparams.dataset_presets import (
+    FINE_TUNING,
+    dataset_cfg_of,
+    dataset_layer,
+    planned_images,
+)
+from efficientnetv2.hparams.models import MODELS, model_layer
+from efficientnetv2.hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
+from efficientnetv2.hparams.stages import Stage, make_stages, stage_at, stage_table
 
 __all__ = [
     "Config",
@@ -20,24 +23,19 @@ __all__ = [
     "MODELS",
     "ModelConfig",
     "Stage",
-    "UserError",
     "dataset_cfg_of",
     "differing_keys",
     "get_config",
-    "imagenet_class_names",
     "load_config",
     "make_stages",
     "model_layer",
-    "names_in",
     "nearest",
     "planned_images",
-    "reason_of",
     "save_config",
     "stage_at",
     "stage_table",
     "with_overrides",
     "with_values",
-    "write_whole",
 ]
 
 
@@ -101,7 +99,7 @@ def with_values(config: Config, **values) -> Config:
 
 def save_config(config: Config, path: str) -> None:
     """Writes all settings as YAML, whole or not at all; `load_config` gives an equal config."""
-    write_whole(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    atomic_write(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def load_config(path: str) -> Config:

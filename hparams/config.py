@@ -1,4 +1,4 @@
-"""What a run is: one frozen, typed, validated tree of settings.
+"""The configuration of a run: one frozen, typed, validated tree of settings.
 
 The keys keep the names of the official code where it has one (`train.lr_base`, `data.ram`,
 `model.survival_prob`, ...); a key that is ours says so in its comment.
@@ -10,10 +10,140 @@ import re
 import types
 import typing
 
-from hparams.data_config import DataConfig
-from hparams.errors import UserError
-from hparams.setting import setting
-from hparams.train_config import TrainConfig
+from efficientnetv2.common.errors import UserError
+
+
+def setting(default, *, least=None, above=None, most=None, below=None, choices=None):
+    """Returns a dataclass field with bounds on its value."""
+    bounds = {"least": least, "above": above, "most": most, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+DATA_SOURCES = ("shapes", "folder", "tfds", "tfrecord", "csv")
+RECORD_LAYOUTS = ("imagenet", "imagenet21k")
+EVAL_CROPS = ("v2", "v1", "whole")
+RESIZE_METHODS = ("bilinear", "legacy_bicubic")
+OP_SETS = ("official", "corrected")
+POLICIES = ("randaug", "autoaug", "ra_aa")
+FINE_TUNING_POLICIES = (
+    "ft",
+    "ft_cutout",
+    "ft_autoaug",
+    "ft_randaug",
+    "ft_autoaug_randaug",
+    "ft_autoaug_cutout",
+    "ft_randaug_cutout",
+    "ft_autoaug_randaug_cutout",
+)
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """One split; every value may be left to the data source."""
+
+    num_images: int | None = setting(None, least=1)
+    tfds_split: str | None = None
+    files: str | None = None  # Of TFRecords or CSV: a glob in `data_dir`.
+    slice: str | None = None  # Of the sorted files, as in Python: "20:".
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitsConfig:
+    """`minival` is evaluated while training, `eval` at the end."""
+
+    train: SplitConfig = SplitConfig()
+    minival: SplitConfig = SplitConfig()
+    eval: SplitConfig = SplitConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and what is done to them."""
+
+    ds_name: str = setting("shapes", choices=DATA_SOURCES)
+    data_dir: str | None = None
+    tfds_name: str | None = None
+    record_layout: str = setting("imagenet", choices=RECORD_LAYOUTS)  # Ours.
+    multiclass: bool = False  # Several labels per image, or none.
+    label_file: str | None = None  # Ours: class names, one per line, in the order of the labels.
+    num_classes: int | None = setting(None, least=2)  # None: as many as the source has.
+    splits: SplitsConfig = SplitsConfig()
+    eval_fraction: float = setting(0.2, above=0, below=1)  # Ours: held out where no split is given.
+    class_balance: str | None = setting(None, choices=("sample", "loss"))  # Ours.
+    on_error: str = setting("stop", choices=("stop", "skip"))  # Ours: of an unreadable image.
+    max_bad_share: float = setting(0.01, least=0, below=1)  # Ours: on_error=skip fails above it.
+    max_pixels: int = setting(100_000_000, least=1)  # Ours: larger images count as unreadable.
+    memory_mb: int = setting(1024, least=1)  # Ours: MiB that shuffling may hold.
+    fast_decode: bool = False  # Ours: of large JPEGs, 2 to 7 levels off.
+    ibase: int | None = setting(128, least=1)  # Pixels in the first stage; None: half the last.
+    augname: str | None = setting("randaug", choices=(*POLICIES, *FINE_TUNING_POLICIES))
+    op_set: str = setting("official", choices=OP_SETS)  # Ours: bug for bug, or mended.
+    ra_num_layers: int = setting(2, least=1)
+    ram: float = setting(15.0, least=0, most=30)  # RandAugment magnitude in the last stage.
+    ram_base: float = setting(5.0, least=0, most=30)  # Ours: in the first stage.
+    translate_const: float | None = setting(None, least=0)  # Ours, as the next: pixels at
+    cutout_const: float | None = setting(None, least=0)  # magnitude 10. None: the policy's own.
+    mixup_alpha: float = setting(0.0, least=0)  # In the last stage.
+    mixup_base: float = setting(0.0, least=0)  # Ours: in the first stage.
+    cutmix_alpha: float = setting(0.0, least=0)  # In the last stage.
+    cutmix_base: float = setting(0.0, least=0)  # Ours: in the first stage.
+    extra_augment: str | None = None  # Ours: layers of keras-cv by name, see extra_augment.py.
+    crop_area_min: float = setting(0.05, above=0, most=1)  # Ours: share of the image; 1: no crop.
+    eval_crop: str = setting("v2", choices=EVAL_CROPS)  # Ours: see datasets/preprocess.py.
+    resize_method: str = setting("bilinear", choices=RESIZE_METHODS)  # Ours.
+
+
+SCHEDULES = ("paper", "official", "resize", "random", "fixed")
+LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
+LOSS_TYPES = ("softmax", "sigmoid", "custom", "focal", "sigmoid_focal")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length, stages and optimisation."""
+
+    batch_size: int = setting(4096, least=1)  # Global, over all replicas.
+    stage_batch: str = setting(
+        "same", choices=("same", "memory")
+    )  # Ours: see `efficientnetv2.hparams.stages`.
+    epochs: int = setting(350, least=1)
+    min_steps: int = setting(0, least=0)
+    stages: int = setting(4, least=1)
+    schedule: str = setting("paper", choices=SCHEDULES)  # Ours.
+    adaptive_regularization: bool | None = None  # Ours: strengths rise; None: as `schedule`.
+    isize: int | float = setting(300, above=0)  # Pixels; up to 16 a ratio to `eval.isize`.
+    label_smoothing: float = setting(0.1, least=0, below=1)
+    loss_type: str = setting("softmax", choices=LOSS_TYPES)
+    focal_gamma: float = setting(2.0, least=0)  # Ours.
+    optimizer: str = "rmsprop"  # See `efficientnetv2.training.optimizer`.
+    momentum: float = setting(0.9, least=0, below=1)  # Of rmsprop, momentum and nesterov.
+    lr_base: float = setting(0.016, above=0)  # For a batch of 256.
+    lr_sched: str = setting("exponential", choices=LR_SCHEDULES)
+    lr_decay_epoch: float = setting(2.4, above=0)
+    lr_decay_factor: float = setting(0.97, above=0, most=1)
+    lr_warmup_epoch: float = setting(5.0, least=0)
+    lr_min: float = setting(0.0, least=0)
+    layer_lr_decay: float = setting(1.0, above=0, most=1)  # Ours: per block, from the head down.
+    weight_decay: float = setting(1e-5, least=0)
+    weight_decay_inc: float = setting(0.0, least=0)  # By this share of itself over the run.
+    weight_decay_exclude: str = "bias|gamma|beta"  # A pattern found in paths of weights.
+    decoupled_weight_decay: bool = False  # Ours: as AdamW; false: L2 in the loss, as officially.
+    gclip: float = setting(0.0, least=0)  # Norm of each gradient, then of all; 0: no clipping.
+    accumulate_steps: int = setting(1, least=1)  # Ours: parts of a batch, one after the other.
+    varsexp: str | None = None  # Train only weights whose path matches.
+    freeze: str | None = None  # Ours: train no weights whose path matches.
+    freeze_bn: bool | None = None  # Ours: BatchNorm keeps its statistics; None: if few images.
+    head_warmup_epoch: float = setting(0.0, least=0)  # Ours: at first the classifier alone.
+    ft_init_ckpt: str | None = None  # Weights to start from: any file that loads, or a name.
+    ft_init_ema: bool = True  # Their average, if there is one.
+    ema_decay: float = setting(0.9999, least=0, below=1)  # 0 turns the average off.
+    precision: str = setting("float32", choices=PRECISIONS)  # Ours: of activations.
+    jit_compile: bool | None = None  # Ours: XLA; None: what was measured to be faster.
+    on_nan: str = setting("stop", choices=("stop", "rollback"))  # Ours: a loss that is no number.
+    seed: int = setting(0, least=0, below=2**30)  # Ours: every random draw follows from it.
+
 
 ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
 FEW_IMAGES = 20_000  # Up to so many BatchNorm is frozen in fine-tuning.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import yaml
 
-from hparams.config import Config, check_value, value_types
-from hparams.errors import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.config import Config, check_value, value_types
 
 Assignment = tuple[str, object]  # dotted key, value
 

@@ -5,8 +5,8 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from hparams.config import Config
-from hparams.errors import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.config import Config
 
 
 @dataclasses.dataclass(frozen=True)

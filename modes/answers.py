@@ -2,8 +2,8 @@
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import named_decoding_errors, needed, report
 from modes.trained import run_metrics, trained
 
@@ -13,8 +13,8 @@ FLAGS = flags.FLAGS
 def evaluate() -> None:
     """Mode eval: the weights on the `eval` split; the averaged ones of a run."""
     run = trained()
-    import datasets
-    from efficientnetv2.training import Evaluator
+    from efficientnetv2 import datasets
+    from efficientnetv2.training.metrics import Evaluator
 
     config = run.config
     source = datasets.open_source(config.data, "eval", config.train.seed)
@@ -53,20 +53,20 @@ def infer() -> None:
             if FLAGS[flag].value:
                 raise UserError(f"--export_dir and --{flag} both name a network; drop one")
         import_tensorflow()
-        from export import load_serving
+        from efficientnetv2.export.predict import load_serving
 
         classify = load_serving(FLAGS.export_dir)
     else:
         run = trained()
+        from efficientnetv2.export.serving import ServingModule
         from efficientnetv2.training.losses import activation_of
-        from export import ServingModule
 
         config, activation = run.config, activation_of(run.config.train.loss_type)
         module = ServingModule(
             run.model, config.eval.isize, config.data, run.class_names, activation
         )
         classify = module.classify
-    from export import predict_files
+    from efficientnetv2.export.predict import predict_files
 
     report({"predictions": list(predict_files(classify, FLAGS.image_path, print))})
 
@@ -75,8 +75,8 @@ def export_run() -> None:
     """Mode export: weights as a SavedModel, read back and compared; the averaged ones of a run."""
     needed("export_dir")
     import_tensorflow()
-    from export import export_saved_model
-    from export.other_formats import check_formats
+    from efficientnetv2.export.formats import check_formats
+    from efficientnetv2.export.saved_model import export_saved_model
 
     formats = check_formats(FLAGS.export_format)  # Before anything is loaded.
     run = trained()

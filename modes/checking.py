@@ -6,7 +6,7 @@ import sys
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, report
 
 FLAGS = flags.FLAGS
@@ -23,9 +23,8 @@ def check_data() -> None:
     import tensorflow as tf
     from tqdm import tqdm
 
-    from datasets.atomic import make_folder, write_text
-    from datasets.checking import check_splits
-    from datasets.findings import count_kinds, findings_table
+    from efficientnetv2.common.files import make_folder, write_text
+    from efficientnetv2.datasets.tools.check import check_splits, count_kinds, findings_table
 
     bars = []
 

@@ -6,8 +6,8 @@ import os
 
 from absl import flags, logging
 
-import hparams
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -54,8 +54,8 @@ def named_decoding_errors(sources, data_config=None, first_number=lambda: 0):
         data_config: the `hparams.DataConfig` that they were opened with.
         first_number: -> where in the first source to begin looking, see `find_unreadable`.
     """
-    import datasets
-    from datasets.unreadable import READING_ERRORS
+    from efficientnetv2 import datasets
+    from efficientnetv2.datasets.bad_examples import READING_ERRORS
 
     try:
         yield

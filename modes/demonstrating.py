@@ -5,8 +5,8 @@ import tempfile
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import report
 from modes.trained import trained
 
@@ -17,7 +17,7 @@ EXAMPLES = 6  # Of the evaluation split, evenly spread.
 def demonstrate() -> None:
     """Serves the page until Ctrl-C; it needs no network, nor is it seen from other machines."""
     import_tensorflow()
-    from export.demo_page import Viewer, build_page, serve
+    from efficientnetv2.export.demo import Viewer, build_page, serve
 
     run = trained()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,8 +37,8 @@ def demonstrate() -> None:
 
 def _examples(config, folder: str) -> list[str]:
     """Files with images of the `eval` split, if the data is there; says so if it is not."""
-    import datasets
-    from datasets.unreadable import format_of
+    from efficientnetv2 import datasets
+    from efficientnetv2.datasets.bad_examples import format_of
 
     try:
         source = datasets.open_source(config.data, "eval", config.train.seed)

@@ -4,8 +4,8 @@ import time
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, needed, report
 
 FLAGS = flags.FLAGS
@@ -18,7 +18,7 @@ def prepare() -> None:
         raise UserError(f"--short_side must be 1 pixel or more, got {FLAGS.short_side}")
     config = configured()
     import_tensorflow()
-    from datasets import prepare as preparation
+    from efficientnetv2.datasets.tools import prepare as preparation
 
     start = time.monotonic()
     prepared = preparation.prepare(

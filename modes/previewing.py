@@ -5,8 +5,8 @@ import sys
 
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
+from efficientnetv2 import hparams
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, named_decoding_errors, needed, report
 
 FLAGS = flags.FLAGS
@@ -22,12 +22,12 @@ def preview() -> None:
     import tensorflow as tf
     from tqdm import tqdm
 
-    import datasets
-    from datasets import preview as previews
-    from datasets.atomic import make_folder
-    from datasets.extra_augment import parse_extra_augment
-    from datasets.op_sets import OP_SETS
-    from datasets.sheets import save_sheet
+    from efficientnetv2 import datasets
+    from efficientnetv2.common.files import make_folder
+    from efficientnetv2.datasets.augment.keras_cv import parse_extra_augment
+    from efficientnetv2.datasets.augment.policies import OP_SETS
+    from efficientnetv2.datasets.tools import preview as previews
+    from efficientnetv2.datasets.tools.sheets import save_sheet
 
     source = datasets.open_source(config.data, "train", config.train.seed)
     config = datasets.with_source_facts(config, {"train": source})

@@ -6,9 +6,10 @@ import sys
 
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, make_output_dir, report
 
 FLAGS = flags.FLAGS
@@ -30,7 +31,7 @@ def profile() -> None:
     import_tensorflow()
     import keras
 
-    from efficientnetv2 import profiling
+    from efficientnetv2.network import profile
 
     profiles = []
     for number, (model, size) in enumerate(sizes.items(), 1):
@@ -38,10 +39,10 @@ def profile() -> None:
             print(f"{number}/{len(sizes)} {model}", file=sys.stderr, flush=True)
         profiles.append(_profile(model, size))
         keras.backend.clear_session()  # The largest take gigabytes.
-    print(profiling.profile_table(profiles))
-    records = [profiling.profile_record(one) for one in profiles]
+    print(profile.profile_table(profiles))
+    records = [profile.profile_record(one) for one in profiles]
     if FLAGS.output_dir:
-        from efficientnetv2.profiling.chart import save_chart
+        from efficientnetv2.report.plots import save_chart
 
         for one in profiles:
             name = one.model.replace("/", "-")
@@ -49,15 +50,15 @@ def profile() -> None:
             save_chart(one, path)
             print(f"chart  {path}")
         path = os.path.join(FLAGS.output_dir, "profile.json")
-        hparams.write_whole(path, json.dumps(records, indent=1))
+        atomic_write(path, json.dumps(records, indent=1))
     report({"profiles": records})
 
 
 def _profile(model: str, size: int):
     """A named model by its name; one with overrides as its config says."""
-    from efficientnetv2 import profiling
-    from hparams.spec_settings import spec_from_config
+    from efficientnetv2.hparams.models import spec_from_config
+    from efficientnetv2.network import profile
 
     if FLAGS.hparam_str and not model.startswith("keras/"):
-        return profiling.profile_model(spec_from_config(configured().model), size)
-    return profiling.profile_model(model, size)
+        return profile.profile_model(spec_from_config(configured().model), size)
+    return profile.profile_model(model, size)

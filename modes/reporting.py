@@ -4,8 +4,8 @@ import os
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import named_decoding_errors, needed, report
 from modes.trained import trained
 
@@ -20,8 +20,8 @@ def write_report() -> None:
     needed("model_dir")
     import_tensorflow()
     from efficientnetv2 import report as reports
-    from efficientnetv2 import run_dir
-    from efficientnetv2.training.selection import read_best
+    from efficientnetv2.training import run_dir
+    from efficientnetv2.training.checkpoint import read_best
     from efficientnetv2.weights.tf_checkpoint import checkpoint_prefix
 
     config, class_names = run_dir.open_run(FLAGS.model_dir)
@@ -52,8 +52,8 @@ def write_report() -> None:
 
 def _evaluated(run, split: str):
     """What an evaluation of a split finds out."""
-    import datasets
-    from efficientnetv2.report import evaluate_run
+    from efficientnetv2 import datasets
+    from efficientnetv2.report.evaluate import evaluate_run
 
     config = run.config
     source = datasets.open_source(config.data, split, config.train.seed)

@@ -9,10 +9,11 @@ import sys
 import yaml
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
-from hparams import UserError
-from hparams.overrides import flatten, parse_overrides
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.tf_import import import_tensorflow
+from efficientnetv2.hparams.overrides import flatten, parse_overrides
 from modes.common import configured, make_output_dir, report
 
 FLAGS = flags.FLAGS
@@ -22,12 +23,12 @@ _NETWORK = ("model.model_name", "train.isize", "eval.isize", "data.data_dir")  #
 def scale() -> None:
     """Writes the larger network as JSON; prints it beside the source and what was published."""
     config = _checked()
-    from hparams.spec_files import save_spec
-    from search.scale_table import published_near, rows_table, sizes_table
+    from efficientnetv2.hparams.spec import save_spec
+    from efficientnetv2.search.scaling import published_near, rows_table, sizes_table
 
     source = _source(config)
     if FLAGS.scale_params is not None:
-        from search.scaling import to_parameters
+        from efficientnetv2.search.scaling import to_parameters
 
         scaled, took = to_parameters(source, FLAGS.scale_params), None
     else:
@@ -87,9 +88,8 @@ def _checked() -> hparams.Config:
 
 def _source(config: hparams.Config):
     """The network that is grown, at the sizes of the config; its own dropout is kept."""
-    from hparams.architecture_tables import get_spec
-    from hparams.spec_settings import spec_from_config
-    from search.scaling import Scaled
+    from efficientnetv2.hparams.models import get_spec, spec_from_config
+    from efficientnetv2.search.scaling import Scaled
 
     spec = spec_from_config(config.model)
     own = get_spec(config.model.model_name)
@@ -99,9 +99,8 @@ def _source(config: hparams.Config):
 
 def _to_step_time(source, config: hparams.Config):
     """The network whose measured step takes --scale_step_ms, and the seconds that it takes."""
-    from search.measure import measure_spec
-    from search.scaling import to_step_seconds
-    from search.turns import HostTurns
+    from efficientnetv2.search.measure import HostTurns, measure_spec
+    from efficientnetv2.search.scaling import to_step_seconds
 
     turns, batch_size = HostTurns(), config.train.batch_size
 
@@ -132,7 +131,7 @@ def _command(config: hparams.Config, path: str, scaled) -> str:
     Settings that a named network brings, and a JSON file does not, are written out; those that
     made the network are in the file.
     """
-    from hparams.spec_settings import given_settings
+    from efficientnetv2.hparams.models import given_settings
 
     dataset = FLAGS.dataset_cfg or "shapes"
     plain = hparams.get_config(path, dataset, data_dir=FLAGS.data_dir)
@@ -145,7 +144,7 @@ def _command(config: hparams.Config, path: str, scaled) -> str:
     words = [f"{key}={_text(value)}" for key, value in settings.items()]
     if any("," in word for word in words):  # Which --hparam_str would split at.
         words = [f"{path.removesuffix('.json')}.yaml"]
-        hparams.write_whole(words[0], yaml.safe_dump(settings, sort_keys=False))
+        atomic_write(words[0], yaml.safe_dump(settings, sort_keys=False))
     name = scaled.spec.name
     flags_given = ["--mode=traineval", f"--model_name={path}", f"--dataset_cfg={dataset}"]
     if FLAGS.data_dir:

@@ -9,10 +9,10 @@ import sys
 
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
-from hparams import UserError
-from hparams.overrides import flatten
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
+from efficientnetv2.hparams.overrides import flatten
 from modes.common import needed, report
 from modes.training import STOPPED
 
@@ -29,9 +29,9 @@ def search() -> None:
         raise UserError("--model_name is not for --mode=search, which proposes networks; drop it")
     if importlib.util.find_spec("optuna") is None:
         raise UserError("--mode=search needs optuna; pip install -r requirements-search.txt")
-    from search.budget import parse_budget
-    from search.space_files import load_space
-    from search.worker import Search, Worker
+    from efficientnetv2.search.space import load_space
+    from efficientnetv2.search.study import parse_budget
+    from efficientnetv2.search.worker import Search, Worker
 
     budget = parse_budget(FLAGS.search_budget)
     space = load_space(FLAGS.search_space)
@@ -59,8 +59,8 @@ def search() -> None:
 
 def _write_results(study, space) -> None:
     """Prints the best trials and how to train them; writes the page and the networks."""
-    from search import results
-    from search.page import Results, write_results
+    from efficientnetv2.search import results
+    from efficientnetv2.search.page import Results, write_results
 
     found = results.found_in(study)
     files = results.save_best(space, found, FLAGS.model_dir)
@@ -98,7 +98,7 @@ def _write_results(study, space) -> None:
 
 def _open_study():
     """The study of --search_storage, or of a file in --model_dir."""
-    from search.study import SearchStudy
+    from efficientnetv2.search.study import SearchStudy
 
     directory = os.path.abspath(FLAGS.model_dir)
     try:

@@ -6,9 +6,9 @@ from typing import Any
 
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, needed
 
 FLAGS = flags.FLAGS
@@ -47,8 +47,10 @@ def trained() -> Trained:
 
 def _from_run() -> Trained:
     import_tensorflow()
-    from efficientnetv2 import build_from_config, load_weights, run_dir
-    from efficientnetv2.training import make_strategy
+    from efficientnetv2.network.model import build_from_config
+    from efficientnetv2.training import run_dir
+    from efficientnetv2.training.distribute import make_strategy
+    from efficientnetv2.weights.load import load_weights
 
     config, class_names = run_dir.open_run(FLAGS.model_dir)
     name = run_dir.model_name(FLAGS.model_dir)
@@ -84,8 +86,8 @@ def run_metrics(run: Trained) -> dict | None:
 
     None if there was none, or the flags ask for another size or crop than the run evaluates.
     """
-    from efficientnetv2 import run_dir
-    from efficientnetv2.report import read_history
+    from efficientnetv2.report.history import read_history
+    from efficientnetv2.training import run_dir
 
     saved, _ = run_dir.open_run(FLAGS.model_dir)
     changed = hparams.differing_keys(saved, run.config)
@@ -104,9 +106,10 @@ def _from_weights() -> Trained:
         raise UserError("--model_name is needed with --weights, to know the network")
     configured()  # A mistake in the flags shows before anything is downloaded.
     import_tensorflow()
-    from efficientnetv2 import build_from_config
-    from efficientnetv2.training import make_strategy
-    from efficientnetv2.weights import assign, open_weights
+    from efficientnetv2.network.model import build_from_config
+    from efficientnetv2.training.distribute import make_strategy
+    from efficientnetv2.weights.load import assign
+    from efficientnetv2.weights.resolve import open_weights
 
     opened = open_weights(FLAGS.model_name, FLAGS.weights)
     brought = dict(opened.settings)
@@ -131,7 +134,7 @@ def _class_names(known: str | None, num_classes: int) -> tuple[str, ...]:
     source = FLAGS.labels or known
     if source is None:
         return ()
-    from efficientnetv2.weights.labels import read_labels
+    from efficientnetv2.datasets.labels import read_labels
 
     names = read_labels(source)
     if len(names) != num_classes:

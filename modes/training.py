@@ -5,9 +5,9 @@ import sys
 
 from absl import flags
 
-import hparams
-from datasets.quiet import import_tensorflow
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import configured, named_decoding_errors, needed, report
 
 FLAGS = flags.FLAGS
@@ -25,8 +25,7 @@ def train() -> None:
     if FLAGS.dry_run and config.data.splits.train.num_images is not None:
         return print(hparams.stage_table(hparams.make_stages(config)))
     import_tensorflow()
-    from efficientnetv2.training import make_strategy
-    from efficientnetv2.training.workers import Workers
+    from efficientnetv2.training.distribute import Workers, make_strategy
 
     strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)  # First: a TPU must be found before any op.
     workers = Workers(strategy)
@@ -36,11 +35,12 @@ def train() -> None:
 
 def _train(config: hparams.Config, strategy, workers) -> None:
     """One worker's part of a run."""
-    import datasets
-    from efficientnetv2 import run_dir
-    from efficientnetv2.report import save_environment
-    from efficientnetv2.training import Trainer, TrainingStopped
-    from efficientnetv2.training.summaries import TensorBoardPictures
+    from efficientnetv2 import datasets
+    from efficientnetv2.training import run_dir
+    from efficientnetv2.training.environment import save_environment
+    from efficientnetv2.training.signals import TrainingStopped
+    from efficientnetv2.training.tensorboard import TensorBoardPictures
+    from efficientnetv2.training.trainer import Trainer
 
     start = _starting_weights(config)
     if start is not None:
@@ -101,7 +101,7 @@ def _starting_weights(config: hparams.Config):
     """What `train.ft_init_ckpt` names, or None."""
     if config.train.ft_init_ckpt is None:
         return None
-    from efficientnetv2.weights import open_starting_weights
+    from efficientnetv2.training.starting_weights import open_starting_weights
 
     name = config.model.model_name
     return open_starting_weights(name, config.train.ft_init_ckpt, config.train.ft_init_ema)
@@ -109,7 +109,7 @@ def _starting_weights(config: hparams.Config):
 
 def _print_settings(config: hparams.Config, strategy, evaluates: bool) -> None:
     """Prints what holds where the config leaves it open."""
-    from efficientnetv2.training.precision import effective_jit
+    from efficientnetv2.training.optimizer import effective_jit
 
     replicas = strategy.num_replicas_in_sync
     settings = [

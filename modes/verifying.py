@@ -6,8 +6,9 @@ import shlex
 
 from absl import flags
 
-from datasets.quiet import import_tensorflow
-from hparams import UserError, write_whole
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.tf_import import import_tensorflow
 from modes.common import make_output_dir, needed, report
 from modes.trained import trained
 
@@ -25,8 +26,8 @@ def verify() -> None:
     needed("export_dir")
     run = trained() if FLAGS.model_dir or FLAGS.weights else None
     import_tensorflow()
-    from export.proof import latencies, prove
-    from export.versions import find_version
+    from efficientnetv2.export.verify import latencies, prove
+    from efficientnetv2.export.versions import find_version
 
     path = find_version(FLAGS.export_dir)
     print(f"{path}\n{'check':{_WIDTH}}result", flush=True)
@@ -50,14 +51,14 @@ def _show(name: str, text: str) -> None:
 
 def _parity(path: str, run):
     """Yields the check that the export answers as a network."""
-    from export.card import read_card, weights_sha256
-    from export.proof import Check
-    from export.saved_model import ExportMismatch
-    from export.saved_model import verify as compare
+    from efficientnetv2.export.card import read_card, weights_sha256
+    from efficientnetv2.export.compare import ExportMismatch
+    from efficientnetv2.export.saved_model import compare_with_model
+    from efficientnetv2.export.verify import Check
 
     source = FLAGS.model_dir or FLAGS.weights
     try:
-        difference = compare(path, run.model, run.config)
+        difference = compare_with_model(path, run.model, run.config)
     except ExportMismatch as error:
         yield Check("parity", False, f"with {source}: {error}")
         return
@@ -68,13 +69,13 @@ def _parity(path: str, run):
 
 def _curl(path: str) -> str:
     """A command that asks a server; the image is in a file if there is an --output_dir."""
-    from export.proof import rest_request, rest_url, tiny_image
-    from export.samples import sample_images
+    from efficientnetv2.export.compare import sample_images
+    from efficientnetv2.export.verify import rest_request, rest_url, tiny_image
 
     if FLAGS.output_dir:
         file = os.path.join(FLAGS.output_dir, "request.json")
         make_output_dir(FLAGS.output_dir)
-        write_whole(file, rest_request(sample_images()[0]))
+        atomic_write(file, rest_request(sample_images()[0]))
         body = f"@{file}"
     else:
         body = rest_request(tiny_image())

@@ -6,8 +6,8 @@ import os
 import statistics
 from collections.abc import Sequence
 
-from efficientnetv2.training.selection import Selection
-from hparams import Config, Stage, make_stages
+from efficientnetv2.hparams import Config, Stage, make_stages
+from efficientnetv2.training.checkpoint import Selection
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from efficientnetv2.compat import tf_variable, var_path
+from efficientnetv2.network.compat import tf_variable, var_path
 
 
 class WeightAverage:

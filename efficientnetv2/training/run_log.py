@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, `metrics.jsonl` and TensorBoard."""
+"""Run log: progress line, `metrics.jsonl`, TensorBoard scalars."""
 
 import json
 import os
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from efficientnetv2.training.checkpoint_files import writing
-from hparams import Stage, UserError, write_whole
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write
+from efficientnetv2.hparams import Stage
+from efficientnetv2.training.checkpoint import writing
 
 SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
 _SHOWN = {  # Of the scores of an evaluation, on the screen.
@@ -58,7 +60,7 @@ class RunLog:
         records, good = self._read()
         self.count = min(count, len(good))
         if len(records) > self.count:
-            write_whole(self.path, "".join(good[: self.count]))
+            atomic_write(self.path, "".join(good[: self.count]))
 
     def last(self, kind: str) -> dict:
         """Returns the newest record of a kind; empty if there is none."""

@@ -1,26 +1,364 @@
-"""The progressive trainer: what a run is made of, and what can be done with it."""
+"""The progressive trainer: stages, steps, evaluations and checkpoints, with exact resume."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
-from efficientnetv2.from_config import build_from_config
-from efficientnetv2.training.checkpoints import RunCheckpoint, has_checkpoint, save_weights
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import Config, Stage, stage_at
+from efficientnetv2.network.model import build_from_config
+from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.checkpoint import (
+    RunCheckpoint,
+    Selection,
+    has_checkpoint,
+    save_weights,
+)
+from efficientnetv2.training.distribute import Workers
 from efficientnetv2.training.ema import WeightAverage
-from efficientnetv2.training.evaluation import Evaluator
-from efficientnetv2.training.guards import TrainingStopped
-from efficientnetv2.training.observer import Observer
-from efficientnetv2.training.optimization import Optimization
-from efficientnetv2.training.precision import policy_scope
-from efficientnetv2.training.run_log import Progress
-from efficientnetv2.training.selection import Selection
-from efficientnetv2.training.stage_steps import Opened
-from efficientnetv2.training.steps import make_train_step
-from efficientnetv2.training.training_loop import TrainingLoop
-from efficientnetv2.training.workers import Workers
-from hparams import Config, Stage, UserError, stage_at
+from efficientnetv2.training.metrics import Evaluator
+from efficientnetv2.training.optimizer import Optimization, learning_rate_at, policy_scope
+from efficientnetv2.training.run_log import Progress, RunLog, scores_line
+from efficientnetv2.training.signals import (
+    NotFinite,
+    StopRequested,
+    StopSignals,
+    TrainingStopped,
+    not_finite_error,
+)
+from efficientnetv2.training.step import make_train_step
+
+
+@contextlib.contextmanager
+def gradients_forgotten() -> Iterator[None]:
+    """Inside, tracing a step that takes its own gradients leaves nothing behind.
+
+    `tf.custom_gradient`, which TensorFlow's silu has, registers a function at each call in a trace.
+    It stays for good, and with it the graph, though the step never asks for it again: without this
+    a run grows by the size of a graph at each stage.
+    """
+    registry = ops.gradient_registry._registry
+    before = len(registry)
+    try:
+        yield
+    finally:
+        for name in list(registry)[before:] if len(registry) > before else ():
+            if name.startswith("CustomGradient-"):
+                del registry[name]
+
+
+class Window:
+    """Loss, accuracy and gradient norm since the last record; reads the device only when asked.
+
+    What was read is sums, which a checkpoint keeps: a record does not depend on where a run was
+    interrupted.
+    """
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.restore({})
+
+    def add(self, step: int, result, images: int, traced: bool) -> None:
+        """Takes the `StepResult` of a step; `traced`: the step was traced, which says nothing of
+        speed.
+        """
+        self._results.append((step, images, result))
+        self._timed_images += images
+        if traced:
+            float(result.loss)  # Waits.
+            self.start_timing()
+
+    def start_timing(self) -> None:
+        """Measures speed anew, after anything that was not training."""
+        self._timed_images = 0
+        self.progress.start_window()
+
+    def read(self) -> None:
+        """Adds up what the device has computed. Raises: NotFinite of the first step that is not."""
+        results, self._results = self._results, []
+        for step, images, result in results:
+            loss, norm = float(result.loss), float(result.gradient_norm)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NotFinite(step, loss, norm)
+            self._sums["steps"] += 1
+            self._sums["loss"] += loss
+            self._sums["correct"] += int(result.correct)
+            self._sums["images"] += images
+            self._sums["gradient_norm"] = norm
+
+    def close(self, stage: Stage, step: int) -> dict[str, float | None] | None:
+        """Shows the progress, starts anew; returns the means, or None if no step was made.
+
+        `stage`: of the last step, the variant that it drew. Raises: NotFinite as `read`.
+        """
+        self.read()
+        sums, timed = self._sums, self._timed_images
+        self._sums = _nothing()
+        if not sums["steps"]:
+            return None
+        loss, accuracy = sums["loss"] / sums["steps"], sums["correct"] / sums["images"]
+        speed = self.progress.update(stage, step, timed, loss, accuracy)
+        self._timed_images = 0
+        return {
+            "loss": loss,
+            "accuracy": accuracy,
+            "gradient_norm": sums["gradient_norm"],
+            "images_per_second": speed,
+            "image_size": stage.image_size,
+            "ram": stage.ram,
+            "mixup_alpha": stage.mixup_alpha,
+            "cutmix_alpha": stage.cutmix_alpha,
+            "dropout_rate": stage.dropout_rate,
+        }
+
+    def state(self) -> dict:
+        """The sums, for JSON, which keeps each bit of a float; call `read` before."""
+        return dict(self._sums)
+
+    def restore(self, state: dict) -> None:
+        """Goes on from what `state` gave; from nothing with {}."""
+        self._sums = {**_nothing(), **state}
+        self._results = []
+        self.start_timing()
+
+
+def _nothing() -> dict:
+    return {"steps": 0, "loss": 0.0, "correct": 0, "images": 0, "gradient_norm": 0.0}
+
+
+class Opened(NamedTuple):
+    """What a stage, or a variant of one, is trained with."""
+
+    batches: Iterator
+    train_step: Callable
+
+
+class StageSteps:
+    """A train step and an iterator of a stage; of each variant its own, opened at its first draw.
+
+    `open_variant(variant, step)` gives both, for the steps from `step` on.
+    """
+
+    def __init__(self, stage: Stage, open_variant: Callable[[Stage, int], Opened]):
+        self.stage, self._open = stage, open_variant
+        self._opened: dict[Stage, Opened] = {}
+        self._made: set[Stage] = set()
+
+    def is_new(self, step: int) -> bool:
+        """Whether a step is the first of its variant here."""
+        return self.stage.variant_at(step) not in self._opened
+
+    def next_batch(self, step: int):
+        """Returns (features, labels) of a step; call it for each, in order.
+
+        Raises: RuntimeError if the data have ended.
+        """
+        variant = self.stage.variant_at(step)
+        if self.is_new(step):
+            self._opened[variant] = self._open(variant, step)
+        batch = next(self._opened[variant].batches, None)
+        if batch is None:
+            raise RuntimeError(f"the data of stage {self.stage.index + 1} ended at step {step}")
+        return batch
+
+    def make(self, step: int, batch, learning_rate: float):
+        """Makes a step; returns its `StepResult` and whether it had to be traced first."""
+        variant = self.stage.variant_at(step)
+        traced = variant not in self._made
+        self._made.add(variant)
+        with gradients_forgotten():
+            return self._opened[variant].train_step(*batch, step, learning_rate), traced
+
+
+MOST_SKIPPED = 10  # Batches in one stage that `train.on_nan=rollback` skips.
+ADVICE = (
+    "lower train.lr_base, lengthen train.lr_warmup_epoch, or train.on_nan=rollback skips the batch"
+)
+
+
+class TrainingLoop:
+    """Trains the run of a `Trainer` to its end, from its last checkpoint or from the start.
+
+    All that is not in weights and optimizer is in the `extra` of each checkpoint: the number of
+    records, the sums of the window, the selection, the steps to skip, and whether the evaluation
+    after the step was still to be made.
+    """
+
+    def __init__(self, trainer, make_dataset, make_eval_dataset=None):
+        self.trainer, self.config, self.stages = trainer, trainer.config, trainer.stages
+        self.make_dataset, self.make_eval_dataset = make_dataset, make_eval_dataset
+        self.workers, self.progress = trainer.workers, trainer.progress
+        self.observers = trainer.observers if self.workers.is_chief else ()
+        self.log = RunLog(trainer.folder)
+        self.window = Window(self.progress)
+        self.selection, self.signals = trainer.selection, StopSignals()
+        self.skipped: set[int] = set()
+        self._load(trainer.checkpoint.extra)
+
+    def run(self) -> dict:
+        """Trains; returns the last record of training. Raises: as `Trainer.train`."""
+        trainer, end = self.trainer, self.stages[-1].end_step
+        if trainer.step:
+            self.progress.message(f"resuming at step {trainer.step} of {end}")
+        with self.signals:
+            if self.config.train.on_nan == "rollback" and trainer.checkpoint.newest is None:
+                self._save()  # To have what to go back to.
+            if self.evaluation_due:
+                self._evaluate(stage_at(self.stages, trainer.step - 1))
+            while trainer.step < end and not self.selection.is_over:
+                try:
+                    self._train_stage(stage_at(self.stages, trainer.step))
+                except NotFinite as error:
+                    self._go_back(error)
+                gc.collect()  # Traced steps and iterators are in cycles.
+            self.workers.gathered(trainer.step)  # None ends while another still writes.
+        return self.log.last("train")
+
+    def _train_stage(self, stage: Stage) -> None:
+        trainer = self.trainer
+
+        def opened(variant, step):
+            return trainer.open_variant(variant, step, self.make_dataset(variant, step))
+
+        steps = StageSteps(stage, opened)
+        while trainer.step < stage.end_step and not self.selection.is_over:
+            step = trainer.step
+            is_new, batch = steps.is_new(step), steps.next_batch(step)
+            if is_new:
+                self._show_batch(stage.variant_at(step), *batch)
+            if step not in self.skipped:
+                rate = learning_rate_at(self.config, self.stages, step)
+                result, traced = steps.make(step, batch, rate)
+                self.window.add(step, result, stage.batch_size, traced)
+            trainer.step += 1
+            self._after_step(stage)
+
+    def _after_step(self, stage: Stage) -> None:
+        """Records, evaluates, saves and stops, where it is time to.
+
+        Saving comes last, so that the records of a checkpoint are complete.
+        """
+        step, runtime = self.trainer.step, self.config.runtime
+        done = step == stage.end_step
+        evaluates = self.make_eval_dataset is not None and self._ends_epochs(stage)
+        if done or evaluates or step % runtime.log_step_count_steps == 0:
+            self._record(stage)
+        if evaluates:
+            self._evaluate(stage)
+        if self.workers.all_stop(step, self.signals.requested):
+            self._stop()
+        if done or self.selection.is_over or step % runtime.checkpoint_steps == 0:
+            self._save()
+
+    def _record(self, stage: Stage) -> None:
+        last, step = self.trainer.step - 1, self.trainer.step
+        values = self.window.close(stage.variant_at(last), step)
+        if values is not None:
+            values["learning_rate"] = learning_rate_at(self.config, self.stages, last)
+            self.log.record("train", step, stage.index, values)
+            for observer in self.observers:
+                observer.logged(step, stage, values)
+
+    def _evaluate(self, stage: Stage) -> None:
+        trainer, step = self.trainer, self.trainer.step
+        self.evaluation_due = True
+        try:
+            inside = self.workers.breaking_off(self.signals)
+            scores = trainer.evaluate(self.make_eval_dataset(), inside)
+        except StopRequested:
+            self._stop()
+        self.evaluation_due = False
+        self.log.record("eval", step, stage.index, scores)
+        confusion = trainer.evaluator.confusion  # All workers together read it.
+        for observer in self.observers:
+            observer.evaluated(step, stage, scores, confusion)
+        line = f"step {step}  evaluated {scores['examples']}:  {scores_line(scores)}"
+        self.progress.message(line)
+        if self.selection.evaluated(step, scores, trainer.save_best):
+            self.progress.message(
+                f"stopping early: eval.patience={self.config.eval.patience} evaluations without a "
+                f"better {self.config.eval.best_metric}"
+            )
+        self.window.start_timing()
+
+    def _save(self) -> None:
+        """Saves the step reached, unless it is saved. Raises: NotFinite; then nothing is saved."""
+        self.window.read()
+        if self.trainer.checkpoint.newest == self.trainer.step:
+            return
+        extra = {
+            "records": self.log.count,
+            "window": self.window.state(),
+            "selection": self.selection.state(),
+            "skipped": sorted(self.skipped),
+            "evaluation_due": self.evaluation_due,
+        }
+        self.trainer.checkpoint.save(self.trainer.step, extra)
+        self.window.start_timing()
+
+    def _stop(self) -> None:
+        self._save()
+        raise TrainingStopped(self.trainer.step)
+
+    def _load(self, extra: dict) -> None:
+        """Takes over what a checkpoint knows; nothing of {}."""
+        self.log.keep(extra.get("records", 0))
+        self.window.restore(extra.get("window", {}))
+        if "selection" in extra:
+            self.selection.restore(extra["selection"])
+        self.skipped.update(extra.get("skipped", ()))
+        self.evaluation_due = extra.get("evaluation_due", False)
+
+    def _go_back(self, error: NotFinite) -> None:
+        """Returns to the last good checkpoint, from where the step of `error` is to be skipped.
+
+        Raises: UserError if `train.on_nan` does not say so, or too many were skipped.
+        """
+        trainer, step = self.trainer, error.step
+        stage = stage_at(self.stages, step)
+        if self.config.train.on_nan == "stop":
+            raise self._told(error, ADVICE) from error
+        here = sum(stage.first_step <= other < stage.end_step for other in self.skipped)
+        if here >= MOST_SKIPPED:
+            raise self._told(error, f"{here} batches of this stage were skipped before") from error
+        self.skipped.add(step)
+        trainer.restore()
+        self._load(trainer.checkpoint.extra)
+        self.progress.message(f"{error} at step {step}: skipping it, from step {trainer.step} on")
+
+    def _told(self, error: NotFinite, advice: str) -> UserError:
+        trainer, stage = self.trainer, stage_at(self.stages, error.step)
+        describe = trainer.describe_batch
+        return not_finite_error(
+            error,
+            rate=learning_rate_at(self.config, self.stages, error.step),
+            examples=describe(stage.variant_at(error.step), error.step) if describe else [],
+            checkpoint=trainer.checkpoint.path,
+            advice=advice,
+        )
+
+    def _ends_epochs(self, stage: Stage) -> bool:
+        """Whether the last step completed a multiple of `eval.every_epochs`, or the run."""
+        step = self.trainer.step
+        images = self.config.data.splits.train.num_images * self.config.eval.every_epochs
+        crosses = stage.records_before(step) // images > stage.records_before(step - 1) // images
+        return crosses or step == self.stages[-1].end_step
+
+    def _show_batch(self, variant: Stage, features, labels) -> None:
+        if self.observers:
+            local = self.trainer.strategy.experimental_local_results
+            images = np.concatenate(local(features["image"]))
+            rows = np.concatenate(local(labels["label"]))
+            for observer in self.observers:
+                observer.stage_begins(variant, images, rows)
+
 
 __all__ = ["Trainer", "TrainingStopped"]
 
@@ -48,7 +386,7 @@ class Trainer:
         model: Callable[[], keras.Model] | None = None,
         class_weights: Sequence[float] | None = None,
         initialize: Callable[[keras.Model], None] | None = None,
-        observers: Sequence[Observer] = (),
+        observers: Sequence[Callback] = (),
         describe_batch: Callable[[Stage, int], list[str]] | None = None,
     ):
         replicas = strategy.num_replicas_in_sync

@@ -1,15 +1,280 @@
-"""Published weights in a cache on disk: fetched once, checked, unpacked, or put there by hand."""
+"""Published weights in a cache on disk: downloaded once, verified, unpacked, or put there by hand.
+
+Downloads have a progress bar and resume where they were cut, never mixing two versions of a file.
+An archive may be hostile: it is unpacked completely and inside its folder, or not at all.
+"""
 
 import contextlib
+import dataclasses
 import fcntl
+import gzip
 import hashlib
+import http.client
+import json
 import os
+import re
+import shutil
 import sys
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from time import sleep
 
+from absl import logging
+from tqdm.auto import tqdm
+
+from efficientnetv2.common.errors import UserError
 from efficientnetv2.weights.pretrained import ROOT_URL, Pretrained
-from efficientnetv2.weights.transfer import TransferError, forget, transfer
-from efficientnetv2.weights.unpack import find_checkpoint, unpack
-from hparams import UserError
+
+RETRY_WAITS = (1.0, 3.0, 10.0)  # seconds before the second, third and fourth attempt
+TIMEOUT = 30.0  # seconds without a byte
+BAR_DELAY = 1.0  # seconds after which a progress bar appears
+_TRANSFER_CHUNK = 1 << 18  # bytes
+_BAD_RANGE = 416  # The file ends before the byte that was asked for.
+_PASSING_STATUS = (408, _BAD_RANGE, 429, 500, 502, 503, 504)
+_PASSING_ERRORS = (
+    TimeoutError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    http.client.IncompleteRead,
+)
+
+
+class TransferError(Exception):
+    """A transfer that failed; the message is the reason, `passing` if it may go better later."""
+
+    def __init__(self, reason: str, passing: bool = False):
+        super().__init__(reason)
+        self.passing = passing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """What a partial file is a part of; kept beside it, as JSON.
+
+    `validator` is the server's word for this version of the file, None where it has none.
+    """
+
+    url: str
+    validator: str | None
+    num_bytes: int | None
+
+
+def transfer(url: str, path: str, *, num_bytes: int | None = None) -> None:
+    """Downloads `url` to `path`, going on with what a call that failed left there.
+
+    `path` is whole only once this has returned. `num_bytes` is its length, where it is known
+    beforehand. Where the server cannot resume, or its file has changed, the download starts again.
+
+    Raises: TransferError if the file cannot be had, or not in the length that is known or
+    announced; OSError if `path` cannot be written.
+    """
+    for wait in (*RETRY_WAITS, None):
+        try:
+            return _attempt(url, path, num_bytes)
+        except TransferError as error:
+            if wait is None or not error.passing:
+                raise
+            logging.warning("%s: %s; trying again in %g s", url, error, wait)
+            sleep(wait)
+
+
+def forget(path: str) -> None:
+    """Removes what a transfer to `path` left: the part, and the note of what it is a part of."""
+    for name in (path, _origin_path(path)):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(name)
+
+
+def _attempt(url: str, path: str, num_bytes: int | None) -> None:
+    origin, offset = _left_over(url, path)
+    if offset and offset == origin.num_bytes:
+        return
+    with _open(url, path, origin, offset) as response:
+        if response.status == 206:
+            _check_continues(response, path, origin, offset)
+        else:
+            origin, offset = _origin_of(response, url, num_bytes), 0
+        _copy(response, path, origin, offset)
+    received, expected = os.path.getsize(path), origin.num_bytes
+    if expected is not None and received < expected:
+        raise TransferError(f"cut off after {received} of {expected} bytes", passing=True)
+    if expected is not None and received > expected:
+        forget(path)
+        raise TransferError(f"it sent more than the {expected} bytes that it should have")
+
+
+def _left_over(url: str, path: str) -> tuple[_Origin | None, int]:
+    """Returns what lies at `path` and how many bytes of it, or (None, 0) if it is of no use."""
+    try:
+        with open(_origin_path(path), encoding="utf-8") as file:
+            origin = _Origin(**json.load(file))
+        offset = os.path.getsize(path)
+    except (FileNotFoundError, ValueError, TypeError):  # The latter two: the note is half written.
+        return None, 0
+    return (origin, offset) if origin.url == url and origin.validator else (None, 0)
+
+
+def _open(url: str, path: str, origin: _Origin | None, offset: int) -> http.client.HTTPResponse:
+    headers = {"Range": f"bytes={offset}-", "If-Range": origin.validator} if offset else {}
+    with _network_errors():
+        try:
+            request = urllib.request.Request(url, headers=headers)
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == _BAD_RANGE:
+                forget(path)
+            reason = f"HTTP status {error.code} ({error.reason})"
+            raise TransferError(reason, error.code in _PASSING_STATUS) from error
+
+
+def _origin_of(response, url: str, num_bytes: int | None) -> _Origin:
+    announced = num_bytes if response.length is None else response.length
+    if num_bytes not in (None, announced):
+        raise TransferError(f"it announces {announced} bytes, where {num_bytes} are known")
+    etag = response.headers.get("ETag", "")
+    if not etag or etag.startswith("W/"):  # A weak tag does not promise equal bytes.
+        etag = response.headers.get("Last-Modified")
+    return _Origin(url, etag, announced)
+
+
+def _check_continues(response, path: str, origin: _Origin, offset: int) -> None:
+    """For servers that ignore `If-Range`, or count differently."""
+    total = r"\*" if origin.num_bytes is None else rf"({origin.num_bytes}|\*)"
+    content_range = response.headers.get("Content-Range", "")
+    same_range = re.fullmatch(rf"bytes {offset}-\d+/{total}", content_range)
+    same_tag = response.headers.get("ETag", origin.validator) == origin.validator
+    if not (same_range and same_tag):
+        forget(path)
+        raise TransferError("the file changed while it was fetched", passing=True)
+
+
+def _copy(response, path: str, origin: _Origin, offset: int) -> None:
+    bar = tqdm(
+        desc=os.path.basename(origin.url),
+        total=origin.num_bytes,
+        initial=offset,
+        unit="B",
+        unit_scale=True,
+        delay=BAR_DELAY,
+        disable=None,  # Where stderr is no terminal.
+    )
+    with open(path, "ab" if offset else "wb") as file, bar:
+        if not offset:
+            with open(_origin_path(path), "w", encoding="utf-8") as note:
+                json.dump(dataclasses.asdict(origin), note)
+        while chunk := _read(response):
+            file.write(chunk)
+            bar.update(len(chunk))
+            if origin.num_bytes is not None and file.tell() > origin.num_bytes:
+                break
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(response) -> bytes:
+    with _network_errors():
+        return response.read1(_TRANSFER_CHUNK)  # What has come, so that a cut loses little.
+
+
+@contextlib.contextmanager
+def _network_errors():
+    """Turns what the network raises into TransferErrors, apart from what the disk raises."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", None)
+        cause = cause if isinstance(cause, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise TransferError(reason, isinstance(cause, _PASSING_ERRORS)) from error
+
+
+def _origin_path(path: str) -> str:
+    return f"{path}.json"
+
+
+MAX_UNPACKED_BYTES = 8 * 2**30  # L2's 480 million weights and their averages take 4.
+_UNPACK_CHUNK = 1 << 20
+
+
+def unpack(archive: str, folder: str) -> None:
+    """Unpacks a tar archive, by gzip or not compressed, to `folder`, which must not exist.
+
+    Only plain files and folders are accepted. `folder` appears last and at once, so it is never
+    half full. One process at a time may unpack to the same folder.
+
+    Raises: UserError, naming the archive, if it is damaged or cut short, if it holds a link, a
+    device, or a name that leads out of the folder, or if it unpacks to more than
+    `MAX_UNPACKED_BYTES`; OSError if the folder cannot be written.
+    """
+    part = f"{folder}.part"
+    shutil.rmtree(part, ignore_errors=True)  # Of a process that was killed.
+    os.makedirs(part)
+    try:
+        with tarfile.open(archive, "r:gz" if _is_gzip(archive) else "r:") as tar:
+            _extract_all(tar, archive, part)
+            while tar.fileobj.read(_UNPACK_CHUNK):  # To the end, where gzip compares its checksum.
+                pass
+        os.replace(part, folder)
+    except tarfile.FilterError as error:
+        raise _refused(archive, error.tarinfo.name, "is unsafe") from error
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{archive} is cut short, damaged or no tar archive ({reason}); delete it and try again"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def find_checkpoint(folder: str) -> str:
+    """Returns the prefix of the one checkpoint below `folder`, such as FOLDER/b0/model.ckpt.
+
+    Raises: UserError if there is none, or more than one.
+    """
+    found = [
+        os.path.join(parent, name.removesuffix(".index"))
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(".index") and not name.startswith("._")  # Those are macOS' metadata.
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"{folder} must hold one checkpoint, got {len(found)} *.index files; "
+            "delete the folder and the archive beside it, and try again"
+        )
+    return found[0]
+
+
+def _extract_all(tar: tarfile.TarFile, archive: str, folder: str) -> None:
+    num_bytes = 0
+    for member in tar:
+        if not (member.isreg() or member.isdir()):
+            raise _refused(archive, member.name, "is neither a file nor a folder")
+        parts = re.split(r"[/\\]", member.name)
+        if ".." in parts or parts[0] == "" or ":" in parts[0] or "\0" in member.name:
+            raise _refused(archive, member.name, "has a name that may lead out of its folder")
+        num_bytes += member.size
+        if member.size < 0 or num_bytes > MAX_UNPACKED_BYTES:
+            why = f"of {member.size} bytes breaks the limit of {MAX_UNPACKED_BYTES} in all"
+            raise _refused(archive, member.name, why)
+        tar.extract(member, folder, set_attrs=False, filter="data")
+        if member.isreg():
+            with open(os.path.join(folder, member.name), "rb") as file:
+                os.fsync(file.fileno())  # The folder's name must not outlive a power cut alone.
+
+
+def _is_gzip(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _refused(archive: str, member: str, why: str) -> UserError:
+    return UserError(f"{archive} is refused: its member {member!r} {why}; delete the archive")
+
 
 CACHE_VARIABLE = "EFFICIENTNETV2_CACHE"
 URL_VARIABLE = "EFFICIENTNETV2_WEIGHTS_URL"

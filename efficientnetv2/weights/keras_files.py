@@ -1,21 +1,245 @@
-"""Reads files that Keras saved: EfficientNets of keras.applications and keras_efficientnet_v2."""
+"""Files that Keras saved (`.h5`, `.weights.h5`, `.keras`): EfficientNets of keras.applications and
+keras_efficientnet_v2.
+
+Only numbers and JSON are read: nothing that a file describes is built or run, and no other file
+that it may point to is opened.
+"""
 
 import dataclasses
 import functools
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 
-from efficientnetv2.weights.keras_configs import (
-    InputMap,
-    epsilon_of,
-    flat_layers,
-    image_size_of,
-    input_map_of,
+import h5py
+import numpy as np
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.config import NORMALIZATIONS
+from efficientnetv2.network.layers import scale_and_offset
+from efficientnetv2.weights.keras_names import (
+    find_layout,
+    layers_by_class,
+    names_in_order,
+    names_of_paths,
 )
-from efficientnetv2.weights.keras_h5 import KerasFile, open_keras_file
-from efficientnetv2.weights.keras_names import find_layout, names_of_paths
-from efficientnetv2.weights.keras_order import layers_by_class, names_in_order
-from efficientnetv2.weights.preprocessing import Preprocessing
-from efficientnetv2.weights.stored import EPSILON, Stored, with_our_epsilon
-from hparams import UserError
+from efficientnetv2.weights.stored import EPSILON, Preprocessing, Stored, with_our_epsilon
+
+MAX_BYTES = 8 * 2**30  # L2's 480 million weights take 2, its optimizer's slots twice that.
+_BFLOAT16 = np.dtype("V2")  # As Keras 3 writes it.
+_IN_LAYERS = re.compile(r"(^|/)(layers|_layer_checkpoint_dependencies)/")  # The latter: 2.13.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasFile:
+    """What a file holds.
+
+    `arrays` are the floating-point ones. With `by_name` their names are `stem_conv/kernel`: layer
+    and weight. Otherwise the file does not know its layers' names, and an array is under its path
+    there, `layers/conv2d_3/vars/0`: the layer's class, counted, and the weight's number.
+    `layers` are the names that the file gives to layers, those without weights among them.
+    `config` describes the model, None where only weights were saved.
+    """
+
+    arrays: dict[str, np.ndarray]
+    by_name: bool
+    layers: frozenset[str]
+    config: dict | None
+
+
+def open_keras_file(path: str) -> KerasFile:
+    """Reads a whole file; what it is follows from its content.
+
+    Raises: UserError if it is damaged or neither HDF5 nor an archive of Keras, or too large.
+    """
+    try:
+        with open(path, "rb"):  # Says why, if it cannot be opened.
+            pass
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                return _read(file, _json(file.attrs.get("model_config")))
+        if zipfile.is_zipfile(path):
+            return _read_archive(path)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {path}: {reason}; it may be cut short or damaged") from error
+    raise UserError(f"cannot read {path}: it is neither an HDF5 file nor a .keras archive")
+
+
+def _read_archive(path: str) -> KerasFile:
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        for needed in ("config.json", "model.weights.h5"):
+            if needed not in members:
+                raise UserError(f"is no .keras archive: it lacks {needed}")
+            _check_size(members[needed].file_size, needed)
+        config = _json(archive.read("config.json"))
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+            return _read(file, config)
+
+
+def _read(file: h5py.File, config: dict | None) -> KerasFile:
+    """Links are not followed."""
+    datasets, groups = {}, []
+
+    def visit(name, item):
+        name = name.replace("\\", "/")  # Keras before 3 on Windows.
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item
+        else:
+            groups.append(name)
+
+    file.visititems(visit)
+    if "model_weights" in groups:  # Beside the optimizer's.
+        root = "model_weights/"
+        datasets = {name: item for name, item in datasets.items() if name.startswith(root)}
+    by_name = not any(re.search(r"(^|/)vars/\d+$", name) for name in datasets)
+    if not by_name:  # Beside the optimizer's and the metrics'.
+        datasets = {name: item for name, item in datasets.items() if _IN_LAYERS.search(name)}
+    arrays, num_bytes = {}, 0
+    for name, dataset in datasets.items():
+        if dataset.dtype.kind != "f" and dataset.dtype != _BFLOAT16:  # Seeds and counters.
+            continue
+        if dataset.is_virtual or dataset.external:
+            raise UserError(f"keeps {name} in another file; save it as one")
+        num_bytes += dataset.nbytes
+        _check_size(num_bytes, name)
+        if by_name:
+            name = "/".join(name.split("/")[-2:]).split(":")[0]
+        if name in arrays:
+            raise UserError(f"holds {name} twice; save the one network that is meant")
+        arrays[name] = _float32(dataset[()])
+    return KerasFile(arrays, by_name, frozenset(name.split("/")[-1] for name in groups), config)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    if array.dtype == _BFLOAT16:  # The upper half of a float32.
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(array, np.float32)
+
+
+def _json(text: str | bytes | None) -> dict | None:
+    config = None if text is None else json.loads(text)
+    if config is not None and not isinstance(config, dict):
+        raise UserError("has a configuration that is no JSON object")
+    return config
+
+
+def _check_size(num_bytes: int, name: str):
+    if num_bytes > MAX_BYTES:
+        raise UserError(f"breaks the limit of {MAX_BYTES} bytes with {name}")
+
+
+_KEEP_VALUES = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop")
+_TOLERANCE = 1e-3  # Of a normalised value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
+
+
+@dataclasses.dataclass(frozen=True)
+class InputMap:
+    """What a model does to pixels before its first convolution.
+
+    `normalization` is our name for it. It is None where the model does nothing, as it may take
+    prepared images, and where it does something that we have no name for, which `unknown` says.
+    """
+
+    normalization: str | None
+    unknown: str | None = None
+
+
+def flat_layers(config: dict) -> list[dict]:
+    """Returns the descriptions of a model's layers, those of nested models in their place."""
+    layers = []
+    for layer in config["config"].get("layers", ()):
+        nested = isinstance(layer["config"], dict) and "layers" in layer["config"]
+        layers += flat_layers(layer) if nested else [layer]
+    return layers
+
+
+def image_size_of(layers: list[dict]) -> int | None:
+    """The side in pixels of the square images that the model takes, None if it takes others."""
+    for layer in layers:
+        if layer["class_name"] == "InputLayer":
+            settings = layer["config"]
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+            height, width = shape[1:3]
+            return height if height == width else None
+    return None
+
+
+def epsilon_of(layers: list[dict]) -> float | None:
+    """The epsilon of the first batch normalisation, None if there is none."""
+    for layer in layers:
+        if layer["class_name"] == "BatchNormalization":
+            return float(layer["config"]["epsilon"])
+    return None
+
+
+def input_map_of(layers: list[dict], statistics: Callable[[str], Sequence[np.ndarray]]) -> InputMap:
+    """Follows pixels in [0, 255] to the first convolution.
+
+    `statistics(name)` gives mean and variance of a Normalization that keeps them among the
+    weights. Source: keras.applications: V2 rescales, and the B models then normalise by constants.
+    V1 rescales and normalises by weights, in which its published files have the standard deviation
+    for the variance; a model made with `weights="imagenet"` makes up for that with one rescaling
+    more, which models of Keras before 2.10 lack: theirs is a normalisation that we do not have.
+    """
+    scale, offset = np.ones(3), np.zeros(3)
+    for layer in layers:
+        kind, settings = layer["class_name"], layer["config"]
+        if kind == "Conv2D":
+            break
+        if kind == "Rescaling":
+            factor, shift = _numbers(settings["scale"]), _numbers(settings["offset"])
+        elif kind == "Normalization" and not settings.get("invert"):
+            mean, variance = settings.get("mean"), settings.get("variance")
+            if mean is None or variance is None:
+                mean, variance = statistics(settings["name"])
+            factor = 1 / np.maximum(np.sqrt(_numbers(variance)), 1e-7)
+            shift = -_numbers(mean) * factor
+        elif kind in _KEEP_VALUES or kind.startswith("Random"):  # Augments in training only.
+            continue
+        else:
+            return InputMap(None, f"passes them through a {kind} layer")
+        scale, offset = scale * factor, offset * factor + shift
+    return _named(scale, offset)
+
+
+def _named(scale: np.ndarray, offset: np.ndarray) -> InputMap:
+    if np.all(scale == 1) and np.all(offset == 0):
+        return InputMap(None)
+    for name in NORMALIZATIONS:
+        our_scale, our_offset = map(np.array, scale_and_offset(name))
+        black, white = offset - our_offset, (scale - our_scale) * 255 + offset - our_offset
+        if np.all(np.abs([black, white]) < _TOLERANCE):
+            return InputMap(name)
+    numbers = [[float(f"{value:.4g}") for value in values] for values in (scale * 255, offset)]
+    return InputMap(None, "multiplies pixels / 255 by {} and adds {}".format(*numbers))
+
+
+def _numbers(value) -> np.ndarray:
+    """Numbers as JSON has them, or as Keras wraps an array: {"config": {"value": ...}}."""
+    while isinstance(value, dict):
+        value = value["config"]["value"]
+    return np.asarray(value, np.float64).reshape(-1)
+
 
 _STATISTICS = ("mean", "variance", "count")  # The weights of a Normalization.
 _TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2's `is_torch_mode`, ...

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from efficientnetv2.weights.preprocessing import Preprocessing
-from hparams import UserError, nearest
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import nearest
+from efficientnetv2.weights.stored import Preprocessing
 
 ROOT_URL = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 TAGS = ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft")

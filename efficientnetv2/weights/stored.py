@@ -1,4 +1,4 @@
-"""What every reader of a weights file returns, whatever the format."""
+"""Stored weights: what every weights reader returns, and the preprocessing they expect."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,8 +6,25 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from efficientnetv2.weights.preprocessing import Preprocessing
-from hparams.architectures import ModelSpec
+from efficientnetv2.hparams.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How the images were prepared on which the weights were published or evaluated.
+
+    Units: image_size in pixels. `crop` ("v2", "v1", "whole") and `resize_method` ("bilinear",
+    "legacy_bicubic") are those of `datasets/preprocess.py`. `normalization` says what pixels in
+    [0, 255] become: "centered" is (x - 128) / 128, "imagenet" subtracts the ImageNet mean and
+    divides by its standard deviation, "inception" is (x - 127.5) / 127.5. None is what a file does
+    not tell.
+    """
+
+    image_size: int | None
+    crop: str | None
+    resize_method: str | None
+    normalization: str | None
+
 
 EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
 

@@ -1,15 +1,102 @@
-"""Reads TensorFlow checkpoints: of our runs, official name-based and official object-based."""
+"""TensorFlow checkpoints: of our runs, official name-based and official object-based.
+
+Source: official name-based (TF1) checkpoints, without the model's scope: `blocks_3/conv2d/kernel`;
+official main_tf2.py: the attributes of its model, `_blocks/3/_expand_conv/kernel`, without
+`/.ATTRIBUTES/...`.
+"""
 
 import os
 import re
 
+import keras
 import tensorflow as tf
 
-from efficientnetv2.compat import var_path
-from efficientnetv2.weights.official_names import official_names
-from efficientnetv2.weights.official_objects import official_object_keys
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.network.blocks import FusedMBConv, MBConv
+from efficientnetv2.network.compat import var_path
 from efficientnetv2.weights.stored import Stored
-from hparams import UserError
+
+_BN = "tpu_batch_normalization"
+_NAME_SE = {"reduce_conv": "se/conv2d", "expand_conv": "se/conv2d_1"}
+
+
+def official_names(model: keras.Model) -> dict[str, str]:
+    """Returns {our path: official name} for every weight of a model that `build_model` built."""
+    names = {}
+    for layer in model.layers:
+        scopes = _block_scopes(layer) if isinstance(layer, (MBConv, FusedMBConv)) else {}
+        for weight in layer.weights:
+            path = var_path(weight)
+            *scope, kind = path.split("/")
+            if layer.name == "classifier":
+                names[path] = f"head/dense/{kind}"
+            elif not scopes:  # stem_conv, stem_bn, head_conv, head_bn
+                part, step = layer.name.split("_")
+                names[path] = f"{part}/{'conv2d' if step == 'conv' else _BN}/{kind}"
+            else:
+                step = scope[-1]
+                official = _NAME_SE[step] if "se" in scope else scopes[step]
+                if step == "depthwise_conv":
+                    kind = "depthwise_kernel"
+                names[path] = f"{layer.name}/{official}/{kind}"
+    return names
+
+
+def _block_scopes(block) -> dict[str, str]:
+    """Numbers the convolutions and normalisations of a block in the order of their use."""
+    steps = ["depthwise", "project"] if isinstance(block, MBConv) else ["project"]
+    if block.expand != 1:
+        steps.insert(0, "expand")
+    scopes, convolutions = {}, 0
+    for number, step in enumerate(steps):
+        scopes[f"{step}_bn"] = _BN + (f"_{number}" if number else "")
+        if step == "depthwise":
+            scopes["depthwise_conv"] = "depthwise_conv2d"
+        else:
+            scopes[f"{step}_conv"] = "conv2d" + (f"_{convolutions}" if convolutions else "")
+            convolutions += 1
+    return scopes
+
+
+_PARTS = {
+    "stem_conv": "_stem/_conv_stem",
+    "stem_bn": "_stem/_norm",
+    "head_conv": "_head/_conv_head",
+    "head_bn": "_head/_norm",
+    "classifier": "_fc",
+}
+_OBJECT_SE = {"reduce_conv": "_se/_se_reduce", "expand_conv": "_se/_se_expand"}
+
+
+def official_object_keys(model: keras.Model) -> dict[str, str]:
+    """Returns {our path: official key} for every weight of a model that `build_model` built."""
+    keys = {}
+    for layer in model.layers:
+        for weight in layer.weights:
+            path = var_path(weight)
+            *scope, kind = path.split("/")
+            if layer.name in _PARTS:
+                keys[path] = f"{_PARTS[layer.name]}/{kind}"
+                continue
+            step = scope[-1]
+            if step == "depthwise_conv":
+                kind = "depthwise_kernel"
+            part = _OBJECT_SE[step] if "se" in scope else _block_part(layer, step)
+            index = layer.name.removeprefix("blocks_")
+            keys[path] = f"_blocks/{index}/{part}/{kind}"
+    return keys
+
+
+def _block_part(block: MBConv | FusedMBConv, step: str) -> str:
+    """The attribute of a step. Normalisations are numbered by role: the fused block has no 2."""
+    name, kind = step.split("_")
+    if kind == "conv":
+        return f"_{step}"
+    roles = ["expand", "depthwise", "project"]
+    if isinstance(block, FusedMBConv):
+        roles.remove("depthwise")
+    return f"_norm{roles.index(name)}"
+
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _EMA = "/ExponentialMovingAverage"

@@ -15,11 +15,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from efficientnetv2.common.errors import UserError
 from efficientnetv2.weights.stored import Stored
-from efficientnetv2.weights.timm_names import TIMM_STEM, timm_stored
-from efficientnetv2.weights.torch_preprocessing import of_timm
-from efficientnetv2.weights.torchvision_names import TORCHVISION_STEM, torchvision_stored
-from hparams import UserError
+from efficientnetv2.weights.torch_names import (
+    TIMM_STEM,
+    TORCHVISION_STEM,
+    of_timm,
+    timm_stored,
+    torchvision_stored,
+)
 
 MIN_TORCH = (2, 10)  # Before, a hostile file could break out of `weights_only`: CVE-2026-24747.
 # What the training scripts of timm and torchvision call a state dict.

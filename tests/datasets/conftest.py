@@ -4,4 +4,4 @@ import importlib.util
 
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:
-    collect_ignore.append("test_geometry_addons.py")
+    collect_ignore.append("augment/test_ops_addons.py")

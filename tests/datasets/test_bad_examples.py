@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets.bad_examples import BadExamples, load_group
-from datasets.decoding import decode_image
-from datasets.indexed import make_indexed_source
-from hparams import DataConfig, UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets.bad_examples import BadExamples, load_group
+from efficientnetv2.datasets.decode import decode_image
+from efficientnetv2.datasets.sources.files import make_indexed_source
+from efficientnetv2.hparams import DataConfig
 from modes.common import user_error_in
 
 GROUP = 8

@@ -22,10 +22,11 @@ from small_pipelines import (
     train,
 )
 
-from datasets import build_dataset, open_source, with_source_facts
-from datasets.bad_examples import BadExamples
-from datasets.preprocess import preprocess_eval
-from hparams import UserError, make_stages, with_overrides
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets import build_dataset, open_source, with_source_facts
+from efficientnetv2.datasets.bad_examples import BadExamples
+from efficientnetv2.datasets.preprocess import preprocess_eval
+from efficientnetv2.hparams import make_stages, with_overrides
 
 
 @pytest.fixture

@@ -19,13 +19,12 @@ from small_pipelines import (
     train,
 )
 
-from datasets import pipeline
-from datasets.augment import apply_op
-from datasets.mixing import mix
-from datasets.pipeline import draw_seed
-from datasets.policies import rand_augment
-from datasets.preprocess import preprocess_train
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets import pipeline
+from efficientnetv2.datasets.augment.mixup import mix
+from efficientnetv2.datasets.augment.policies import apply_op, rand_augment
+from efficientnetv2.datasets.pipeline import draw_seed
+from efficientnetv2.datasets.preprocess import preprocess_train
 
 
 def test_any_step_can_be_the_first_one():

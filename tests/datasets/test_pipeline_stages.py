@@ -17,8 +17,8 @@ from small_pipelines import (
     train,
 )
 
-from datasets.record_stream import numbered_by_step, numbered_records
-from hparams import make_stages, with_overrides
+from efficientnetv2.datasets.pipeline import numbered_by_step, numbered_records
+from efficientnetv2.hparams import make_stages, with_overrides
 
 
 def test_stages_with_batches_of_their_own_read_on_where_the_one_before_ended():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets import preprocess
-from hparams import UserError
-from hparams.data_config import EVAL_CROPS
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets import preprocess
+from efficientnetv2.hparams.config import EVAL_CROPS
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDENS = np.load(DATA / "augmentation_ops.npz")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from broken_files import GOLDFISH, read_format
 
-from datasets import preprocess
+from efficientnetv2.datasets import preprocess
 
 SEED = tf.constant([3, 4], tf.int64)
 

@@ -8,8 +8,8 @@ import tiny_run
 from stirred import stirred
 
 from efficientnetv2 import build_model
-from export import export_saved_model
-from export.frozen import as_function, freeze
+from efficientnetv2.export.frozen import as_function, freeze
+from efficientnetv2.export.saved_model import export_saved_model
 
 collect_ignore = [] if browser.CHROMIUM else ["test_demo_browser.py"]
 NAMES = tuple(f"class {index}" for index in range(tiny_run.CLASSES))

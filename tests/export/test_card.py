@@ -11,11 +11,10 @@ import pytest
 import tensorflow as tf
 import tiny_run
 
-import hparams
-from efficientnetv2.compat import tf_variable, var_path
-from export.card import file_digests, read_card, weights_sha256
-from export.deviations import deviations
-from hparams import UserError
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.card import deviations, file_digests, read_card, weights_sha256
+from efficientnetv2.network.compat import tf_variable, var_path
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from serving_configs import message_class
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from export.extras import WARMUP_BATCHES
+from efficientnetv2.export.saved_model import WARMUP_BATCHES
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from export.formats import FORMATS, find_format
-from export.parity import check, compare
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.compare import check, compare
+from efficientnetv2.export.formats import FORMATS, find_format
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -9,7 +9,7 @@ import tiny_run
 from stirred import stirred
 
 from efficientnetv2 import build_model
-from export.frozen import INPUT, as_function, freeze
+from efficientnetv2.export.frozen import INPUT, as_function, freeze
 
 BUILDS = {
     "centered": {"normalization": "centered"},

@@ -7,8 +7,8 @@ import sys
 import fuzzed_images
 import pytest
 
-import hparams
-from export import export_saved_model
+from efficientnetv2 import hparams
+from efficientnetv2.export.saved_model import export_saved_model
 
 COUNT, SEED = 2000, 0
 

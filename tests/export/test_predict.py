@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 import tiny_run
 
-from export import ServingModule, load_serving, predict_files
-from export.predict import find_images
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.predict import find_images, load_serving, predict_files
+from efficientnetv2.export.serving import ServingModule
 
 
 @pytest.fixture(scope="module")

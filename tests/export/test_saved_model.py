@@ -14,13 +14,13 @@ import tiny_run
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-import export.saved_model
-import hparams
-from datasets.preprocess import preprocess_eval
-from efficientnetv2 import build_model
-from export import ServingModule, export_saved_model, verify
-from export.parity import ExportMismatch
-from hparams import UserError
+import efficientnetv2.export.saved_model
+from efficientnetv2 import build_model, hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets.preprocess import preprocess_eval
+from efficientnetv2.export.compare import ExportMismatch
+from efficientnetv2.export.saved_model import compare_with_model, export_saved_model
+from efficientnetv2.export.serving import ServingModule
 
 SIZE = 32
 NAMES = [f"class {index}".encode() for index in range(tiny_run.CLASSES)]
@@ -156,8 +156,8 @@ def quick(monkeypatch):
         pathlib.Path(path).mkdir(exist_ok=True)
         (pathlib.Path(path) / "saved_model.pb").touch()
 
-    monkeypatch.setattr(export.saved_model.tf.saved_model, "save", save)
-    monkeypatch.setattr(export.saved_model, "_read_back", lambda *args: (0.0, {}))
+    monkeypatch.setattr(efficientnetv2.export.saved_model.tf.saved_model, "save", save)
+    monkeypatch.setattr(efficientnetv2.export.saved_model, "_read_back", lambda *args: (0.0, {}))
 
 
 def test_versions_count_up(tmp_path, monkeypatch, model, config):
@@ -177,7 +177,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, model, config, b
     def fail(*args, **kwargs):
         raise ExportMismatch("broken on purpose")
 
-    monkeypatch.setattr(export.saved_model, broken, fail)
+    monkeypatch.setattr(efficientnetv2.export.saved_model, broken, fail)
     with pytest.raises(ExportMismatch, match="on purpose"):
         export_saved_model(model, str(tmp_path), config)
     assert list(tmp_path.iterdir()) == []
@@ -190,7 +190,7 @@ def test_a_path_that_cannot_be_written_to_is_a_user_error(tmp_path, model, confi
 
 
 def test_an_export_is_verified_against_its_model(exported, model, config):
-    assert 0 <= verify(exported, model, config) <= 1e-5
+    assert 0 <= compare_with_model(exported, model, config) <= 1e-5
 
 
 def test_other_weights_than_the_exported_ones_are_a_mismatch(exported, model, config):
@@ -198,7 +198,7 @@ def test_other_weights_than_the_exported_ones_are_a_mismatch(exported, model, co
     weight.assign(weight + np.eye(tiny_run.CLASSES)[0] * 0.01)
     try:
         with pytest.raises(ExportMismatch, match="differs from the model by"):
-            verify(exported, model, config)
+            compare_with_model(exported, model, config)
     finally:
         weight.assign(weight - np.eye(tiny_run.CLASSES)[0] * 0.01)
 
@@ -207,14 +207,14 @@ def test_other_preprocessing_is_a_mismatch(exported, model, config):
     """Bytes go another way than in the export; pixels of the right size would still agree."""
     other = hparams.with_overrides(config, "data.eval_crop=whole")
     with pytest.raises(ExportMismatch):
-        verify(exported, model, other)
+        compare_with_model(exported, model, other)
 
 
 def test_a_score_that_is_nan_is_a_mismatch(exported, config):
     broken = tiny_run.make_model()
     broken.get_layer("classifier").bias.assign(np.full(tiny_run.CLASSES, np.nan))
     with pytest.raises(ExportMismatch, match="nan"):
-        verify(exported, broken, config)
+        compare_with_model(exported, broken, config)
 
 
 def test_a_missing_signature_is_a_mismatch(tmp_path, model, config):
@@ -224,7 +224,7 @@ def test_a_missing_signature_is_a_mismatch(tmp_path, model, config):
     with pytest.raises(
         ExportMismatch, match="lacks the signatures predict_features, predict_images_float, s"
     ):
-        verify(str(tmp_path / "part"), model, config)
+        compare_with_model(str(tmp_path / "part"), model, config)
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "custom"])
@@ -238,7 +238,7 @@ def test_scores_are_sigmoids_where_the_loss_was_one(tmp_path, model, config, ima
     np.testing.assert_array_equal(answer["classes"], np.argsort(-logits, axis=-1)[:, :5])
     assert json.loads(pathlib.Path(path, "model_card.json").read_text())["activation"] == "sigmoid"
     with pytest.raises(ExportMismatch, match="differs from the model by"):
-        verify(path, model, config)  # Of softmax.
+        compare_with_model(path, model, config)  # Of softmax.
 
 
 def test_without_class_names_there_are_no_labels(model, config, images):

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tiny_run
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from datasets.preprocess import preprocess_eval
+from efficientnetv2.datasets.preprocess import preprocess_eval
 
 SIZE, CLASSES = 32, tiny_run.CLASSES
 FORMATS = sorted(path.name for path in (broken_files.DATA / "formats").iterdir())

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny_run
 
-from export.tflite import KINDS, load_tflite, open_interpreter, write_tflite
-from hparams import UserError
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.tflite import KINDS, load_tflite, open_interpreter, write_tflite
 
 
 @pytest.fixture(scope="module")

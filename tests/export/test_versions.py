@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-import export.saved_model
-from export import export_saved_model
-from export.versions import find_version, new_version, versions_in
-from hparams import UserError
+import efficientnetv2.export.saved_model
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.saved_model import export_saved_model
+from efficientnetv2.export.versions import find_version, new_version, versions_in
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -146,7 +146,7 @@ def test_wherever_the_disk_is_full(tmp_path, monkeypatch, model, config, functio
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.saved_model, function, full)
+    monkeypatch.setattr(efficientnetv2.export.saved_model, function, full)
     with pytest.raises(UserError, match="^cannot write the export to .*: No space left on device$"):
         export_saved_model(model, str(tmp_path), config)
     assert os.listdir(tmp_path) == []

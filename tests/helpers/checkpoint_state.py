@@ -5,8 +5,8 @@ import tensorflow as tf
 import tiny_run
 
 from efficientnetv2 import ModelSpec, build_model
-from efficientnetv2.compat import tf_variable, var_path
-from efficientnetv2.training.checkpoints import RunCheckpoint
+from efficientnetv2.network.compat import tf_variable, var_path
+from efficientnetv2.training.checkpoint import RunCheckpoint
 from efficientnetv2.training.ema import WeightAverage
 
 SPEC = ModelSpec("smaller", tiny_run.SPEC.blocks[:1], head_channels=8)

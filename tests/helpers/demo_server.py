@@ -12,7 +12,7 @@ import tiny_run
 from image_folder import make_images
 
 from efficientnetv2 import save_spec
-from efficientnetv2.training.checkpoints import save_weights
+from efficientnetv2.training.checkpoint import save_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = tuple(f"kind {number}" for number in range(tiny_run.CLASSES))

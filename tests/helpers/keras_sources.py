@@ -8,7 +8,7 @@ from golden import golden_input, golden_weight
 from keras.src.applications import efficientnet, efficientnet_v2
 
 from efficientnetv2 import Blocks, ModelSpec, load_weights
-from efficientnetv2.compat import tf_variable, var_path
+from efficientnetv2.network.compat import tf_variable, var_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 5

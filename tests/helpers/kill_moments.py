@@ -12,15 +12,13 @@ import time
 import tensorflow as tf
 import tiny_run
 
-import hparams
-from efficientnetv2.training import TrainingStopped, checkpoint_files, run_log
-from efficientnetv2.training.checkpoint_files import CheckpointFiles
-from efficientnetv2.training.evaluation import Evaluator
+from efficientnetv2 import hparams
+from efficientnetv2.training import checkpoint, run_log
+from efficientnetv2.training.checkpoint import CheckpointFiles, Selection
+from efficientnetv2.training.metrics import Evaluator
 from efficientnetv2.training.run_log import RunLog
-from efficientnetv2.training.selection import Selection
-from efficientnetv2.training.stage_steps import StageSteps
-from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.training.training_loop import TrainingLoop
+from efficientnetv2.training.signals import TrainingStopped
+from efficientnetv2.training.trainer import StageSteps, Trainer, TrainingLoop
 
 STOPPED = 75
 
@@ -83,7 +81,7 @@ def writing_a_checkpoint(life, at):
 
 
 def before_the_manifest(life, at):
-    life.before(checkpoint_files, "_digest", 2 * at, lambda *_: life.kill())
+    life.before(checkpoint, "_digest", 2 * at, lambda *_: life.kill())
 
 
 def writing_the_manifest(life, at):
@@ -100,7 +98,7 @@ def before_the_list(life, at):
 
 
 def removing_old_ones(life, at):
-    life.before(checkpoint_files.os, "remove", 2 * at, lambda *_: life.kill())
+    life.before(checkpoint.os, "remove", 2 * at, lambda *_: life.kill())
 
 
 def in_an_evaluation(life, at):

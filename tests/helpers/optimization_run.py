@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 import tiny_run
 
-from efficientnetv2.compat import tf_variable, var_path
-from efficientnetv2.training.optimization import Optimization
+from efficientnetv2.network.compat import tf_variable, var_path
+from efficientnetv2.training.optimizer import Optimization
 
 
 class Body(keras.layers.Layer):

@@ -4,8 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
-import hparams
-from datasets.manifest import read_manifest
+from efficientnetv2 import hparams
+from efficientnetv2.datasets.sources.manifest import read_manifest
 
 
 def config(root, **values):

@@ -8,7 +8,7 @@ from golden import golden_weight
 from weight_server import make_archive, plain
 
 from efficientnetv2 import Blocks, ModelSpec, build_model
-from efficientnetv2.weights.official_names import official_names
+from efficientnetv2.weights.tf_checkpoint import official_names
 
 SPEC = ModelSpec(
     "efficientnetv2-b0",

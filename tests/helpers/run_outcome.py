@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from efficientnetv2.compat import tf_variable
+from efficientnetv2.network.compat import tf_variable
 
 
 def records(model_dir, kind=None):

@@ -13,10 +13,9 @@ import time
 
 import fake_trial
 
-from search.budget import parse_budget
-from search.space import Backbone, SearchSpace, StageSlot
-from search.study import SearchStudy
-from search.worker import Search, Worker
+from efficientnetv2.search.space import Backbone, SearchSpace, StageSlot
+from efficientnetv2.search.study import SearchStudy, parse_budget
+from efficientnetv2.search.worker import Search, Worker
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEARTBEAT = {"EFFICIENTNETV2_SEARCH_HEARTBEAT": "1"}

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from datasets import Source, build_dataset
-from hparams import Stage, get_config
+from efficientnetv2.datasets import Source, build_dataset
+from efficientnetv2.hparams import Stage, get_config
 
 EXAMPLES, CLASSES, SIZE, BATCH = 11, 3, 20, 4
 PLAIN = "data.augname=null"

@@ -5,12 +5,11 @@ import numpy as np
 import tensorflow as tf
 import tiny_run
 
-import hparams
-from efficientnetv2.compat import tf_variable, var_path
+from efficientnetv2 import hparams
+from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.training.ema import WeightAverage
-from efficientnetv2.training.optimization import Optimization
-from efficientnetv2.training.precision import policy_scope
-from efficientnetv2.training.steps import make_train_step
+from efficientnetv2.training.optimizer import Optimization, policy_scope
+from efficientnetv2.training.step import make_train_step
 
 STRATEGY = tf.distribute.get_strategy()
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from efficientnetv2.compat import var_path
+from efficientnetv2.network.compat import var_path
 
 
 def stirred(build) -> keras.Model:

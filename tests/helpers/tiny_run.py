@@ -4,10 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import hparams
-from efficientnetv2 import Blocks, ModelSpec, build_model
-from efficientnetv2.noise import HeadDropout
-from efficientnetv2.training import Trainer
+from efficientnetv2 import Blocks, ModelSpec, build_model, hparams
+from efficientnetv2.network.layers import HeadDropout
+from efficientnetv2.training.trainer import Trainer
 
 CLASSES = 12
 SPEC = ModelSpec(

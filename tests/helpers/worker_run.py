@@ -115,10 +115,10 @@ def main_with_a_signal(number: int, step: int, flags: list[str]) -> None:
     import main
 
     def train():
-        from datasets.quiet import import_tensorflow
+        from efficientnetv2.common.tf_import import import_tensorflow
 
         import_tensorflow()
-        from efficientnetv2.training.stage_steps import StageSteps
+        from efficientnetv2.training.trainer import StageSteps
 
         make = StageSteps.make
 

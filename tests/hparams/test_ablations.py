@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hparams import get_config, make_stages
+from efficientnetv2.hparams import get_config, make_stages
 
 DOCS = (pathlib.Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
 SIZES_TO = {300: [128, 185, 242, 300], 380: [128, 212, 296, 380]}  # Paper, Table 6, section 4.2.

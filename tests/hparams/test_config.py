@@ -9,9 +9,10 @@ import sys
 import pytest
 import yaml
 
-import hparams
-from hparams import UserError, get_config, load_config, save_config, with_overrides
-from hparams.config import Config
+from efficientnetv2 import hparams
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import get_config, load_config, save_config, with_overrides
+from efficientnetv2.hparams.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("datasets", "efficientnetv2", "export", "hparams", "modes")

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from hparams import MODELS, UserError, dataset_cfg_of, get_config, make_stages
-from hparams.dataset_presets import DATASETS, dataset_layer, planned_images
-from hparams.overrides import flatten
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import MODELS, dataset_cfg_of, get_config, make_stages
+from efficientnetv2.hparams.dataset_presets import DATASETS, dataset_layer, planned_images
+from efficientnetv2.hparams.overrides import flatten
 
 FINE_TUNING = ("imagenetft", "cifar10ft", "cifar100ft", "flowersft", "tfflowersft", "carsft")
 TRAIN_IMAGES = {  # Of TFDS.

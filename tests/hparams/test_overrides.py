@@ -2,9 +2,10 @@
 
 import pytest
 
-from hparams import UserError, differing_keys, get_config, with_overrides, with_values
-from hparams.config import Config
-from hparams.overrides import flatten, keys, nearest, override, parse_overrides
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import differing_keys, get_config, with_overrides, with_values
+from efficientnetv2.hparams.config import Config
+from efficientnetv2.hparams.overrides import flatten, keys, nearest, override, parse_overrides
 
 
 def changed(overrides, section, name):

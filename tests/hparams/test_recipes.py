@@ -7,9 +7,9 @@ import re
 import pytest
 import yaml
 
-from efficientnetv2.training.schedules import learning_rate_at
-from hparams import get_config, make_stages, planned_images
-from hparams.overrides import flatten
+from efficientnetv2.hparams import get_config, make_stages, planned_images
+from efficientnetv2.hparams.overrides import flatten
+from efficientnetv2.training.optimizer import learning_rate_at
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "hparams" / "recipes").glob("*.yaml"))}

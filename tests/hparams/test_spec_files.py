@@ -8,8 +8,8 @@ import pytest
 
 import efficientnetv2
 from efficientnetv2 import Blocks, ModelSpec, get_spec, save_spec
-from hparams import UserError
-from hparams.spec_files import check_spec, load_spec
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.spec import check_spec, load_spec
 
 FUSED = {
     "kind": "fused",

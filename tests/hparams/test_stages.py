@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from hparams import Stage, UserError, get_config, make_stages, stage_at, stage_table
-from hparams.train_config import SCHEDULES
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import Stage, get_config, make_stages, stage_at, stage_table
+from efficientnetv2.hparams.config import SCHEDULES
 
 
 def plan(model="s", schedule="paper", more=""):

@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 from stirred import stirred
 
-from export import export_saved_model
+from efficientnetv2.export.saved_model import export_saved_model
 
 NEEDS = {"test_other_stack.py": "OTHER_PYTHON", "test_triton.py": "TRITON_PYTHON"}
 collect_ignore = [name for name, variable in NEEDS.items() if variable not in os.environ]

@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from hparams import UserError
-from hparams.architecture_tables import get_spec
-from search import cost_model
-from search.cost_model import (
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.models import get_spec
+from efficientnetv2.search import cost_model
+from efficientnetv2.search.cost_model import (
     DEVICES,
     Coefficients,
     Measurement,
@@ -19,8 +19,7 @@ from search.cost_model import (
     rank_correlation,
     roofline,
 )
-from search.space import draw, spec_at
-from search.space_files import load_space
+from efficientnetv2.search.space import draw, load_space, spec_at
 
 B0, S = get_spec("efficientnetv2-b0"), get_spec("efficientnetv2-s")
 TRUE = Coefficients(2e-12, 3e-11, 5e-9, 1e-10, 2e-5)

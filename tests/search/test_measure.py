@@ -7,11 +7,16 @@ import sys
 import pytest
 import tiny_run
 
-import hparams
-from efficientnetv2 import build_model, save_spec
-from hparams import UserError
-from search import measure
-from search.measure import LEAST_STEPS, MOST_STEPS, WARM_STEPS, measure_spec, measure_step
+from efficientnetv2 import build_model, hparams, save_spec
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.search import measure
+from efficientnetv2.search.measure import (
+    LEAST_STEPS,
+    MOST_STEPS,
+    WARM_STEPS,
+    measure_spec,
+    measure_step,
+)
 
 
 @pytest.fixture

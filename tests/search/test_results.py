@@ -12,12 +12,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from search_run import small_space
 
-from hparams.spec_files import load_spec
-from search import results
-from search.cost_model import DEVICES, predicted_step
-from search.figures import draw_pareto, draw_progress
-from search.page import Results, write_results
-from search.results import Found
+from efficientnetv2.hparams.spec import load_spec
+from efficientnetv2.search import results
+from efficientnetv2.search.cost_model import DEVICES, predicted_step
+from efficientnetv2.search.page import Results, write_results
+from efficientnetv2.search.results import Found, draw_pareto, draw_progress
 
 SPACE = small_space(kernels=(3, 5))
 

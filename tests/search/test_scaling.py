@@ -4,14 +4,19 @@ import dataclasses
 
 import pytest
 
-from hparams import UserError
-from hparams.architecture_tables import get_spec
-from hparams.architectures import Blocks, ModelSpec
-from hparams.published import published_figures
-from search.cost_model import DEVICES, predicted_step
-from search.counts import count
-from search.scale_table import published_near, rows_table
-from search.scaling import Scaled, grow, to_parameters, to_step_seconds
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.models import get_spec, published_figures
+from efficientnetv2.hparams.spec import Blocks, ModelSpec
+from efficientnetv2.network.counts import count
+from efficientnetv2.search.cost_model import DEVICES, predicted_step
+from efficientnetv2.search.scaling import (
+    Scaled,
+    grow,
+    published_near,
+    rows_table,
+    to_parameters,
+    to_step_seconds,
+)
 
 S = Scaled(get_spec("efficientnetv2-s"), 384, 300)
 BATCH = 32

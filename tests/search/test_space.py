@@ -7,21 +7,21 @@ import random
 import pytest
 
 from efficientnetv2 import build_model
-from hparams import UserError
-from hparams.architecture_tables import get_spec
-from hparams.architectures import Blocks, ModelSpec
-from search.space import (
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.models import get_spec
+from efficientnetv2.hparams.spec import Blocks, ModelSpec
+from efficientnetv2.search.space import (
     Backbone,
     SearchSpace,
     StageSlot,
     baseline_spec,
     choices,
     draw,
+    load_space,
     size,
     spec_at,
     values_of,
 )
-from search.space_files import load_space
 
 PAPER, CIFAR = load_space("paper"), load_space("cifar")
 SMALL = SearchSpace(

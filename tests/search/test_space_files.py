@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from hparams import UserError
-from search.space import choices
-from search.space_files import load_space, space_names
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.search.space import choices, load_space, space_names
 
 ROOT = pathlib.Path(__file__).parents[2]
 LEAST = {
@@ -163,9 +162,9 @@ def test_an_unknown_name_names_the_nearest(tmp_path):
 def test_a_space_and_its_networks_need_no_keras():
     """A worker that only proposes networks stays small."""
     code = (
-        "import sys, search.cost_model, search.scaling, search.scale_table\n"
-        "from search import space, space_files\n"
-        "found = space_files.load_space('cifar')\n"
+        "import sys, efficientnetv2.search.cost_model, efficientnetv2.search.scaling\n"
+        "from efficientnetv2.search import space\n"
+        "found = space.load_space('cifar')\n"
         "space.baseline_spec(found)\n"
         "print([name for name in ('keras', 'tensorflow') if name in sys.modules])\n"
     )

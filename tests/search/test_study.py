@@ -9,9 +9,9 @@ import pytest
 from optuna.trial import TrialState
 from search_run import open_study, small_space
 
-from hparams import UserError
-from search.space import draw
-from search.study import LIVES, SearchStudy, reason_of, suggest, twins
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.search.space import draw
+from efficientnetv2.search.study import LIVES, SearchStudy, reason_of, suggest, twins
 
 SPACE = small_space()
 

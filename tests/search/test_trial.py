@@ -9,11 +9,10 @@ import time
 import pytest
 from search_run import fake_command, small_space, wait_until
 
-from hparams.spec_files import save_spec
-from search.endings import reason_of_end
-from search.space import baseline_spec
-from search.trial import TrialFiles, run_process
-from search.turns import HostTurns
+from efficientnetv2.hparams.spec import save_spec
+from efficientnetv2.search.measure import HostTurns
+from efficientnetv2.search.space import baseline_spec
+from efficientnetv2.search.trial import TrialFiles, reason_of_end, run_process
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from search_run import lives, make_worker, open_study, small_space, wait_until
 
-from hparams import UserError
-from search.budget import Budget, parse_budget
-from search.study import reason_of
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.search.study import Budget, parse_budget, reason_of
 
 COMPLETE = TrialState.COMPLETE
 

@@ -12,7 +12,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 from torch_models import build, check_agreement, normalized
 
 from efficientnetv2 import load_weights
-from efficientnetv2.weights.formats import read_weights
+from efficientnetv2.weights.load import read_weights
 
 pytestmark = pytest.mark.sources
 slow = pytest.mark.slow

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from efficientnetv2.common.errors import UserError
 from efficientnetv2.weights.torch_files import read_torch_file
-from hparams import UserError
 
 pytestmark = pytest.mark.sources
 STEM = {"conv_stem.weight": torch.ones(4, 3, 3, 3)}

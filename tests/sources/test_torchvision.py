@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch_models import check_agreement, normalized
 from torchvision import models
 
-from efficientnetv2.weights.formats import read_weights
+from efficientnetv2.weights.load import read_weights
 
 pytestmark = pytest.mark.sources
 slow = pytest.mark.slow

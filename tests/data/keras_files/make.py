@@ -16,7 +16,7 @@ import tempfile
 import keras_sources
 from golden import golden_input
 
-from efficientnetv2.compat import KERAS3
+from efficientnetv2.network.compat import KERAS3
 
 SIDE = 96  # pixels, of the images for large networks
 HERE = pathlib.Path(__file__).parent

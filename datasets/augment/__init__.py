@@ -1,0 +1,1 @@
+"""Augmentation: operations, policies, Mixup and CutMix, keras-cv layers."""

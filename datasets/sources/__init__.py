@@ -1,0 +1,1 @@
+"""Data sources: folders, CSV files, TFRecords, TensorFlow Datasets, the embedded shapes."""

@@ -1,0 +1,214 @@
+"""TFRecord files in the layouts of the official code, and folders that `--mode=prepare` wrote.
+
+`imagenet`: "image/encoded", and "image/class/label" from 1 on. `imagenet21k`: "image", and
+"labels", any number of classes from 0 on. Equal examples give equal bytes.
+Source: official datasets.py, official_semantics.md section 7.3.
+"""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.datasets.labels import class_names_of
+from efficientnetv2.datasets.sources.records import Piece, RecordFiles
+from efficientnetv2.datasets.sources.source import Source
+
+
+def encode_imagenet(
+    image: bytes, label: int, class_name: str, filename: bytes, height: int, width: int
+) -> bytes:
+    """The ImageNet layout; `label` counts from 0 here, and from 1 in the record."""
+    return _serialized(
+        {
+            "image/encoded": _bytes(image),
+            "image/class/label": _integers([label + 1]),
+            "image/class/text": _bytes(class_name.encode()),
+            "image/filename": _bytes(filename),
+            "image/height": _integers([height]),
+            "image/width": _integers([width]),
+        }
+    )
+
+
+def encode_imagenet21k(image: bytes, labels: Sequence[int], filename: bytes) -> bytes:
+    """The ImageNet-21k layout: any number of labels, which count from 0."""
+    return _serialized(
+        {"id": _bytes(filename), "image": _bytes(image), "labels": _integers(labels)}
+    )
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _integers(values: Sequence[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _serialized(features: dict[str, tf.train.Feature]) -> bytes:
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)  # Else the order of the features varies.
+
+
+BROKEN = "cannot be read: its checksum is wrong, or its file damaged or gone"
+
+_MANIFEST = "manifest.json"
+_Parsed = tuple[tf.Tensor, tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
+
+
+def open_tfrecord(data_config, split: str, seed: int) -> Source:
+    """Opens one split of the TFRecord files in `data_config.data_dir`.
+
+    With a `manifest.json` there, the folder was prepared: the manifest names files, layout and
+    classes, and the files must have the sizes it states. Else the files are those that match
+    `splits.SPLIT.files`, sorted, of which `splits.SPLIT.slice` picks some; `record_layout` tells
+    how to read them, and `label_file` or `num_classes` the classes.
+
+    `load` of a record that is broken, or not in this layout, raises InvalidArgumentError naming
+    file and record. With `on_error=skip` a broken one has an empty image; a label outside of the
+    classes is an error all the same, since it is the settings that are wrong then.
+
+    Raises: UserError if the files or settings cannot be used.
+    """
+    root = data_config.data_dir
+    if root is None:
+        raise UserError("data_dir is needed for TFRecord files; pass --data_dir=PATH")
+    if tf.io.gfile.exists(tf.io.gfile.join(root, _MANIFEST)):
+        from efficientnetv2.datasets.sources.manifest import read_manifest
+
+        manifest = read_manifest(root)
+        manifest.verify_sizes(root, split)
+        shards = manifest.splits[split].shards
+        paths = manifest.paths(root, split)
+        pieces = [Piece(path, 0, s.records, s.records) for path, s in zip(paths, shards)]
+        layout, names = manifest.layout, class_names_of(data_config, manifest.class_names)
+        counts = tuple(manifest.splits[split].class_counts)
+    else:
+        pieces = [Piece(path) for path in _find_files(data_config, split)]
+        layout, names, counts = data_config.record_layout, class_names_of(data_config), None
+    files = RecordFiles(pieces, seed, memory_mb=data_config.memory_mb)
+    if not files.num_records:
+        raise UserError(f"the files of {split} in {root!r} have no records; write them again")
+    parse = {"imagenet": _parse_imagenet, "imagenet21k": _parse_imagenet21k}[layout]
+    stop = data_config.on_error == "stop"
+
+    def load(serialized: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        is_whole = tf.strings.length(serialized) > 0
+        image_bytes, label, is_known, fault = parse(serialized, len(names))
+
+        def message() -> tf.Tensor:
+            return tf.strings.join(
+                [files.name_of(number), " ", tf.where(is_whole, fault(), BROKEN)]
+            )
+
+        is_fine = is_whole & is_known if stop else is_known | ~is_whole
+        return image_bytes, checked(label, is_fine, message)
+
+    return record_source(
+        files, names, load, multi_label=layout == "imagenet21k", class_counts=counts
+    )
+
+
+def record_source(files: RecordFiles, class_names, load: Callable, **more) -> Source:
+    """The source of some record files whose records `load` reads."""
+    return Source(
+        num_examples=files.num_records,
+        class_names=class_names,
+        records=files.records,
+        load=load,
+        name_of=lambda serialized, number: files.name_of(number),
+        record_at=files.record_at if files.can_read_at else None,
+        **more,
+    )
+
+
+def checked(value: tf.Tensor, is_fine: tf.Tensor, message: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """`value`; InvalidArgumentError with `message()`, which is not computed before, if not fine."""
+
+    def fail() -> tf.Tensor:
+        check = tf.debugging.Assert(False, [message()])
+        with tf.control_dependencies([check]):
+            return tf.identity(value)
+
+    return tf.cond(is_fine, lambda: value, fail)
+
+
+def _find_files(data_config, split: str) -> list[str]:
+    """The paths of a split, sorted.
+
+    Raises: UserError if there are none, or no pattern is set.
+    """
+    split_config, key = getattr(data_config.splits, split), f"data.splits.{split}"
+    if split_config.files is None:
+        raise UserError(f"{key}.files is needed, such as {split}*; it names the TFRecord files")
+    paths = _matching_files(data_config, split)
+    if not paths:
+        pattern = tf.io.gfile.join(data_config.data_dir, split_config.files)
+        picked = f" with {key}.slice={split_config.slice}" if split_config.slice else ""
+        raise UserError(f"no file matches {pattern!r}{picked}; set {key}.files or --data_dir")
+    if split != "train" and data_config.splits.train.files is not None:
+        shared = set(paths) & set(_matching_files(data_config, "train"))
+        if shared:
+            logging.warning("%s has files of train, such as %s", split, min(shared))
+    return paths
+
+
+def _matching_files(data_config, split: str) -> list[str]:
+    split_config = getattr(data_config.splits, split)
+    paths = sorted(tf.io.gfile.glob(tf.io.gfile.join(data_config.data_dir, split_config.files)))
+    return paths[_read_slice(split_config.slice, f"data.splits.{split}")]
+
+
+def _read_slice(text: str | None, key: str) -> slice:
+    """Reads "16:20"; None is everything.
+
+    Raises: UserError if it is no slice.
+    """
+    parts = ":" if text is None else text
+    try:
+        ends = [int(part) if part.strip() else None for part in parts.split(":")]
+    except ValueError:
+        ends = []
+    if not 2 <= len(ends) <= 3 or ends[2:] == [0]:
+        raise UserError(f"{key}.slice must be like 20: or 0:16, got {text!r}")
+    return slice(*ends)
+
+
+def _parse_imagenet(serialized: tf.Tensor, classes: int) -> _Parsed:
+    """One record -> (encoded image, label from 0 on, whether it is a class, else what is wrong)."""
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string, ""),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64, -1),
+    }
+    example = tf.io.parse_single_example(serialized, features)
+    label = example["image/class/label"]
+
+    def fault() -> tf.Tensor:
+        return _fault("image/class/label", tf.strings.as_string(label), f"1..{classes}")
+
+    is_known = (label >= 1) & (label <= classes)
+    return example["image/encoded"], tf.maximum(label - 1, 0), is_known, fault
+
+
+def _parse_imagenet21k(serialized: tf.Tensor, classes: int) -> _Parsed:
+    """As `_parse_imagenet`; the label is int64 [any number]."""
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string, ""),
+        "labels": tf.io.VarLenFeature(tf.int64),
+    }
+    example = tf.io.parse_single_example(serialized, features)
+    labels = example["labels"].values
+
+    def fault() -> tf.Tensor:
+        text = tf.strings.reduce_join(tf.strings.as_string(labels), separator=" ")
+        return _fault("labels", text, f"0..{classes - 1}")
+
+    are_known = tf.reduce_all((labels >= 0) & (labels < classes))
+    return example["image"], labels, are_known, fault
+
+
+def _fault(feature: str, found: tf.Tensor, bounds: str) -> tf.Tensor:
+    hint = "are data.num_classes and data.record_layout right?"
+    return tf.strings.join([f"has {feature} ", found, f", outside of {bounds}; {hint}"])

@@ -1,0 +1,18 @@
+"""UserError, the one error type for bad input, and one-line texts of system errors."""
+
+
+class UserError(ValueError):
+    """Input that cannot be used as given.
+
+    The message is one line that names the value and the fix; the command line prints it
+    and exits with status 2, without a traceback.
+    """
+
+
+def reason_of(error: Exception) -> str:
+    """The reason of an OSError, or of an error of TensorFlow, in one line and without the path.
+
+    "No space left on device".
+    """
+    text = error.strerror if isinstance(error, OSError) else error.message
+    return " ".join((text or str(error)).split()).rpartition("; ")[2]

@@ -1,0 +1,75 @@
+"""Files that are written completely or not at all: local ones, and those of `tf.io.gfile`."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from efficientnetv2.common.errors import UserError, reason_of
+
+
+def atomic_write(path: str, content: str | bytes) -> None:
+    """Writes text as UTF-8, or bytes, to `path` + ".part", and renames that to `path`.
+
+    Raises: UserError naming `path` if it cannot be written; what was there before still is.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(f"{path}.part", "wb") as file:
+            file.write(data)
+        os.replace(f"{path}.part", path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """Gives `path` + ".part" to write to; renames it to `path` if the block ends without an error.
+
+    After an error the part is removed, which matters on a full disk. A killed process may leave one
+    behind; the next one writes over it.
+
+    Raises: UserError naming `path` if TensorFlow's file system or the disk refuses.
+    """
+    import tensorflow as tf
+
+    part = f"{path}.part"
+    try:
+        yield part
+        tf.io.gfile.rename(part, path, overwrite=True)
+    except (OSError, tf.errors.OpError) as error:
+        _remove(part)
+        raise UserError(f"cannot write {path}: {reason_of(error)}") from error
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a small text file.
+
+    Raises: UserError naming `path` if it cannot be written.
+    """
+    import tensorflow as tf
+
+    with atomic_path(path) as part, tf.io.gfile.GFile(part, "w") as file:
+        file.write(text)
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises: UserError naming `path` if it cannot be made.
+    """
+    import tensorflow as tf
+
+    try:
+        tf.io.gfile.makedirs(path)
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot make the folder {path}: {reason_of(error)}") from error
+
+
+def _remove(part: str) -> None:
+    import tensorflow as tf
+
+    with contextlib.suppress(tf.errors.OpError):  # The first error is the one to tell.
+        tf.io.gfile.remove(part)

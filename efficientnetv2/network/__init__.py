@@ -1,0 +1,1 @@
+"""The network: blocks, layers, models, counts and profile. Keras only."""

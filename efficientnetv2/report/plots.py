@@ -1,0 +1,245 @@
+"""Plots: curves of a run, confusion matrix, and cost of a network per stage."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.plots import FAINT, INK, LINES, SHADES, new_figure, plain_axes
+from efficientnetv2.hparams import Stage
+from efficientnetv2.network.profile import Part, Profile
+from efficientnetv2.report.history import History, Throughput, series
+
+MOST_NAMED = 40  # Classes, up to which the matrix has their names.
+_MOST_NUMBERED = 20  # And the number of examples in each cell.
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfusedPair:
+    """Examples of the class `label` that were taken for `predicted`; `share` of the label's."""
+
+    label: int
+    predicted: int
+    count: int
+    share: float
+
+
+def confused_pairs(confusion: np.ndarray, most: int) -> tuple[ConfusedPair, ...]:
+    """Returns up to `most` pairs of classes, those with the most examples first."""
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    labels, predicted = np.nonzero(wrong)
+    order = np.argsort(-wrong[labels, predicted], kind="stable")[:most]
+    counts = confusion.sum(axis=1)
+    return tuple(
+        ConfusedPair(int(i), int(j), int(wrong[i, j]), float(wrong[i, j] / counts[i]))
+        for i, j in zip(labels[order], predicted[order])
+    )
+
+
+def draw_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Returns the matrix as a heat map of the shares of each row.
+
+    With names up to `MOST_NAMED` classes, else with their numbers on the axes.
+    """
+    classes = len(confusion)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.34 * classes, 4.0, 10.0))
+    figure = new_figure(side + 1.6, side + 0.6)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6)
+    bar.set_label("share of the class", fontsize=8, color=FAINT)
+    bar.ax.tick_params(labelsize=7, colors=FAINT)
+    bar.outline.set_visible(False)
+    axes.set_xlabel("taken for", fontsize=9, color=FAINT)
+    axes.set_ylabel("class", fontsize=9, color=FAINT)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=7, colors=INK, length=0)
+    if classes <= MOST_NAMED:
+        names = [shortened(name) for name in class_names]
+        axes.set_xticks(range(classes), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(classes), names, parse_math=False)
+    if classes <= _MOST_NUMBERED:
+        for i, j in zip(*np.nonzero(confusion)):
+            colour = "white" if shares[i, j] > 0.5 else INK
+            axes.text(
+                j, i, int(confusion[i, j]), ha="center", va="center", fontsize=7, color=colour
+            )
+    return figure
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """Returns the name, cut off with "…" where it is long."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+_MOST_LABELS = 6  # Stages, beyond which their labels would overlap.
+_LABEL_HEIGHT = 32  # points, of three lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A chart to draw where there are values: {key of the records: its name in the legend}."""
+
+    name: str
+    title: str
+    keys: dict[str, str]
+    kind: str = "train"
+    logarithmic: bool = False
+
+
+CURVES = (
+    Curve("loss", "Training loss", {"loss": "loss"}),
+    Curve("accuracy", "Training accuracy (share of images)", {"accuracy": "accuracy"}),
+    Curve("learning_rate", "Learning rate", {"learning_rate": "learning rate"}),
+    Curve("gradient_norm", "Gradient norm", {"gradient_norm": "norm"}, logarithmic=True),
+    Curve("evaluation_loss", "Evaluation loss", {"loss": "loss"}, "eval"),
+    Curve(
+        "evaluation_scores",
+        "Evaluation scores (shares)",
+        {
+            "top1": "top-1",
+            "top5": "top-5",
+            "hit_at_1": "hit@1",
+            "hit_at_5": "hit@5",
+            "global_ap": "global AP",
+        },
+        "eval",
+    ),
+)
+
+
+def draw_curve(history: History, curve: Curve) -> Figure | None:
+    """Returns the chart; None if the run has no value for it."""
+    records = history.train if curve.kind == "train" else history.evaluations
+    lines = {name: series(records, key) for key, name in curve.keys.items()}
+    lines = {name: line for name, line in lines.items() if line[0]}
+    if not lines:
+        return None
+    figure = new_figure()
+    axes = plain_axes(figure, curve.title, room=_LABEL_HEIGHT)
+    mark_stages(axes, history)
+    for colour, (name, (steps, values)) in zip(LINES, lines.items()):
+        few = len(steps) < 40
+        axes.plot(steps, values, color=colour, linewidth=1.5, marker="." if few else "", label=name)
+    if len(lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    if curve.logarithmic and min(min(values) for _, values in lines.values()) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("step", fontsize=8, color=FAINT)
+    return figure
+
+
+def mark_stages(axes, history: History) -> None:
+    """Shades the stages that have begun, up to the step reached, and names size and strengths."""
+    begun = history.begun_stages()
+    axes.set_xlim(0, max(history.step, 1))
+    for stage in begun:
+        end = min(stage.end_step, history.step)
+        axes.axvspan(stage.first_step, end, color=SHADES[stage.index % 2], zorder=0, linewidth=0)
+        if stage.first_step:
+            axes.axvline(stage.first_step, color=FAINT, linewidth=0.6, linestyle=":")
+        wide = (end - stage.first_step) * _MOST_LABELS >= history.step
+        axes.text(
+            (stage.first_step + end) / 2,
+            1.02,
+            stage_label(stage) if wide else str(stage.index + 1),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=6.5,
+            color=FAINT,
+        )
+
+
+def stage_label(stage: Stage) -> str:
+    """Returns a stage's image size and what there is of its strengths, on three lines."""
+    sizes = sorted({variant.image_size for variant in stage.variants or (stage,)})
+    size = f"{sizes[0]} px" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]} px"
+    strengths = (("RA", stage.ram), ("mixup", stage.mixup_alpha), ("cutmix", stage.cutmix_alpha))
+    given = " ".join(f"{name} {value:.2g}" for name, value in strengths if value)
+    return "\n".join(filter(None, (size, given, f"drop {stage.dropout_rate:.2g}")))
+
+
+def draw_throughput(speeds: Sequence[Throughput]) -> Figure | None:
+    """Returns a bar of images/s per stage that was timed; None if there is none."""
+    timed = [speed for speed in speeds if speed.images_per_second]
+    if not timed:
+        return None
+    figure = new_figure()
+    axes = plain_axes(figure, "Images per second in training (median)")
+    colours = [LINES[0]] * len(timed)
+    bars = axes.bar(range(len(timed)), [one.images_per_second for one in timed], color=colours)
+    axes.bar_label(bars, [f"{one.images_per_second:,.0f}" for one in timed], fontsize=8, padding=2)
+    names = [f"{one.stage.index + 1}\n{stage_label(one.stage).splitlines()[0]}" for one in timed]
+    axes.set_xticks(range(len(timed)), names)
+    axes.margins(y=0.15)
+    return figure
+
+
+_COLOURS = {"params": "#4c78a8", "macs": "#f58518", "activations": "#54a24b"}
+_TITLES = {"params": "parameters", "macs": "multiply-adds", "activations": "activations"}
+
+
+def save_chart(profile: Profile, path: str) -> None:
+    """Writes a PNG: for each part of the network its share of parameters, FLOPs and activations.
+
+    The file is there whole or not at all.
+    Raises: UserError if it cannot be written.
+    """
+    picture = io.BytesIO()
+    FigureCanvasAgg(draw_profile(profile)).print_png(picture)
+    try:
+        with open(f"{path}.part", "wb") as file:
+            file.write(picture.getvalue())
+        os.replace(f"{path}.part", path)
+    except OSError as error:
+        raise UserError(f"cannot write the chart {path}: {error.strerror}") from error
+
+
+def draw_profile(profile: Profile) -> Figure:
+    """Returns the chart as a matplotlib figure, three panels of one bar per part."""
+    figure = Figure(figsize=(11, 1.6 + 0.38 * len(profile.parts)), dpi=120, layout="constrained")
+    figure.suptitle(
+        f"{profile.model} at {profile.image_size} x {profile.image_size} pixels: "
+        "cost of each part for one image"
+    )
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    panels = figure.subplots(1, len(_TITLES), sharey=True, sharex=True)
+    largest = max(_draw_shares(panel, profile.parts, what) for panel, what in zip(panels, _TITLES))
+    panels[0].set_xlim(0, 1.5 * largest)  # Leaves room for the longest bar's label.
+    panels[0].set_xticks([])
+    panels[0].set_yticks(range(len(profile.parts)), [part.name for part in profile.parts])
+    panels[0].invert_yaxis()  # The image enters at the top.
+    return figure
+
+
+def _draw_shares(panel, parts: tuple[Part, ...], what: str) -> float:
+    """Draws one bar per part and returns the largest share."""
+    counts = [getattr(part, what) for part in parts]
+    total = sum(counts)
+    shares = [count / total for count in counts]
+    bars = panel.barh(range(len(parts)), shares, color=_COLOURS[what])
+    labels = [f"{_percent(share)}  ({_short(count)})" for share, count in zip(shares, counts)]
+    panel.bar_label(bars, labels, padding=4, fontsize=9)
+    panel.set_title(f"{_TITLES[what]}: {_short(total)}", fontsize=11)
+    panel.tick_params(axis="y", length=0)
+    panel.spines[["top", "right", "bottom"]].set_visible(False)
+    return max(shares)
+
+
+def _percent(share: float) -> str:
+    return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _short(count: int) -> str:
+    """Three digits and a unit, as in "21.6 M"."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * unit:  # Else it would round to 1000 of the next one.
+            return f"{count / unit:.3g} {name}"
+    return str(count)

@@ -1,0 +1,1 @@
+"""Training-aware architecture search and scaling."""

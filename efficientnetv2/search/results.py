@@ -1,0 +1,303 @@
+"""Results of a study: best trials, Pareto front, parameter importance, pictures."""
+
+import dataclasses
+import itertools
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.plots import FAINT, INK, LINES, new_figure, plain_axes
+from efficientnetv2.hparams.spec import ModelSpec, save_spec
+from efficientnetv2.search.cost_model import (
+    DEVICES,
+    Measurement,
+    held_out,
+    predicted_step,
+    rank_correlation,
+)
+from efficientnetv2.search.space import SearchSpace, choices, spec_at
+from efficientnetv2.search.study import FIGURES, SearchStudy, ending
+
+BEST = 5  # By their reward; the front's are shown beside them.
+FOLDER = "best"
+HEADS = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)", "stages")
+_LEAST_FOR_IMPORTANCE = 8  # Trials; of fewer, importance would be chance.
+_TOP = 0.25  # The share of the trials that count as good.
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A trial that has ended. Figures are None where it did not get to them.
+
+    `ending` says in words how it ended; `relative_step` is in units of the baseline's step.
+    """
+
+    number: int
+    first: int
+    state: str  # "complete", "pruned" or "fail".
+    values: dict
+    ending: str
+    reward: float | None = None
+    same_as: int | None = None
+    accuracy: float | None = None
+    step_seconds: float | None = None
+    parameters: int | None = None
+    baseline_step_seconds: float | None = None
+    baseline_parameters: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+
+    @property
+    def relative_step(self) -> float:
+        return self.step_seconds / self.baseline_step_seconds
+
+
+def found_in(study: SearchStudy) -> list[Found]:
+    """Returns the trials that have ended, by number."""
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    return [
+        Found(
+            number=trial.number,
+            first=trial.user_attrs.get("first", trial.number),
+            state=trial.state.name.lower(),
+            values=trial.params,
+            ending=ending(trial),
+            reward=trial.value if trial.state == TrialState.COMPLETE else None,
+            same_as=trial.user_attrs.get("same_as"),
+            **{name: trial.user_attrs.get(name) for name in FIGURES},
+        )
+        for trial in ended
+    ]
+
+
+def ranked(found: Sequence[Found]) -> list[Found]:
+    """The complete trials, the best reward first; of equal values only the one that trained."""
+    own = [one for one in found if one.reward is not None and one.same_as is None]
+    return sorted(own, key=lambda one: -one.reward)
+
+
+def pareto(found: Sequence[Found]) -> list[Found]:
+    """The complete trials that no other beats in accuracy, step time and parameters, as `ranked`.
+
+    One beats another if it is nowhere worse and somewhere better.
+    """
+    own = ranked(found)
+    costs = {one.number: (-one.accuracy, one.relative_step, one.parameters) for one in own}
+
+    def beaten(one: Found) -> bool:
+        mine = costs[one.number]
+        return any(
+            theirs != mine and all(a <= b for a, b in zip(theirs, mine))
+            for theirs in costs.values()
+        )
+
+    return [one for one in own if not beaten(one)]
+
+
+def importance(study: SearchStudy, found: Sequence[Found]) -> dict[str, float]:
+    """Each parameter's share in what the good trials have in common, the largest first.
+
+    {} for too few trials. Source: PED-ANOVA (arXiv 2304.10255), the best quarter against all.
+    """
+    if len(ranked(found)) < _LEAST_FOR_IMPORTANCE:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of rewards that are all equal; then all parameters are.
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=_TOP)
+        return get_param_importances(study.study, evaluator=evaluator)
+
+
+def shares(space: SearchSpace, found: Sequence[Found]) -> list[tuple[str, str, float, float]]:
+    """(parameter, choice, its share in the best quarter, its share in all) of trials that trained.
+
+    Shares are of the trials that have the parameter, pruned ones too; [] for too few trials.
+    """
+    best = ranked(found)
+    if len(best) < _LEAST_FOR_IMPORTANCE:
+        return []
+    every = [one for one in found if one.same_as is None and one.state != "fail"]
+    top = best[: max(1, round(_TOP * len(every)))]
+    rows = []
+    for name, options in choices(space).items():
+        for choice in options:
+            pair = [_share(some, name, choice) for some in (top, every)]
+            rows.append((name, str(choice), *pair))
+    return rows
+
+
+def _share(some: Sequence[Found], name: str, choice) -> float:
+    having = [one for one in some if name in one.values]
+    return sum(one.values[name] == choice for one in having) / max(1, len(having))
+
+
+def cost_models(space: SearchSpace, found: Sequence[Found]) -> dict[str, float]:
+    """Rank correlations of predicted step times with the measured ones of this study.
+
+    By name: the devices of `cost_model`, and "fitted", each trial by a fit to the others.
+    {} for too few trials, or steps that all take the same time.
+    """
+    own = [one for one in found if one.same_as is None and one.step_seconds is not None]
+    if len(own) < _LEAST_FOR_IMPORTANCE:
+        return {}
+    measured = [
+        Measurement(spec_of(space, one), one.image_size, one.batch_size, one.step_seconds)
+        for one in own
+    ]
+    seconds = [one.seconds for one in measured]
+    predictions = {
+        name: [predicted_step(m.spec, m.image_size, m.batch_size, device) for m in measured]
+        for name, device in DEVICES.items()
+    }
+    predictions["fitted"] = held_out(measured)
+    correlations = {}
+    for name, predicted in predictions.items():
+        if len(set(predicted)) > 1 and len(set(seconds)) > 1:
+            correlations[name] = rank_correlation(predicted, seconds)
+    return correlations
+
+
+def spec_of(space: SearchSpace, one: Found) -> ModelSpec:
+    """The network of a trial."""
+    return spec_at(space, one.values, f"{space.name}-{one.first:04d}")
+
+
+def chosen(found: Sequence[Found]) -> list[Found]:
+    """The trials whose networks are kept: the best rewards, and the rest of the front."""
+    best = ranked(found)[:BEST]
+    return best + [one for one in pareto(found) if one not in best]
+
+
+def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dict[int, str]:
+    """Writes the networks of the chosen trials to `directory`/best; number -> file.
+
+    Raises: UserError if they cannot be written.
+    """
+    folder = os.path.join(directory, FOLDER)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):  # Of results before.
+            if re.fullmatch(rf"{re.escape(space.name)}-\d{{4,}}\.json", name):
+                os.remove(os.path.join(folder, name))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    files = {}
+    for one in chosen(found):
+        spec = spec_of(space, one)
+        files[one.number] = os.path.join(folder, f"{spec.name}.json")
+        save_spec(spec, files[one.number])
+    return files
+
+
+def train_command(file: str, flags: Sequence[str]) -> str:
+    """The command that trains a network from its file, with the flags of the search."""
+    own = [f"--model_name={file}", f"--model_dir={file.removesuffix('.json')}"]
+    return shlex.join(["python", "main.py", "--mode=traineval", *own, *flags])
+
+
+def stages_of(spec: ModelSpec) -> str:
+    """Each stage in short, "F2k3e4": Fused-MBConv (M: MBConv), 2 layers, kernel 3, expansion 4."""
+    return " ".join(
+        f"{'F' if row.kind == 'fused' else 'M'}{row.repeats}k{row.kernel}e{row.expand}"
+        for row in spec.blocks
+    )
+
+
+def table(space: SearchSpace, rows: Sequence[Found]) -> str:
+    """Trials as an aligned table."""
+    lines = [HEADS, *(cells(space, one) for one in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in lines)
+
+
+def cells(space: SearchSpace, one: Found) -> tuple[str, ...]:
+    """The figures of a complete trial and its network, as `table` shows them."""
+    return (
+        str(one.number),
+        f"{one.reward:.4f}",
+        f"{one.accuracy:.4f}",
+        f"{1000 * one.step_seconds:.1f}",
+        f"{one.relative_step:.2f}",
+        f"{one.parameters / 1e6:.3f}",
+        stages_of(spec_of(space, one)),
+    )
+
+
+def count_states(found: Sequence[Found]) -> dict[str, int]:
+    """How many trials ended how; "same" are those whose values had been tried."""
+    counts = {"complete": 0, "pruned": 0, "fail": 0, "same": 0}
+    for one in found:
+        counts["same" if one.same_as is not None else one.state] += 1
+    return counts
+
+
+_SMALLEST, _LARGEST = 14.0, 160.0  # Areas of the marks, in square points.
+
+
+def draw_pareto(found: Sequence[Found]) -> Figure | None:
+    """Accuracy over the step's time, marks as large as the networks; None without a complete trial.
+
+    Those on the front, where no other is as accurate, as fast and as small, are coloured and
+    numbered; those that were pruned, with the accuracy they had reached, are crosses.
+    """
+    complete, front = ranked(found), pareto(found)
+    if not complete:
+        return None
+    one_baseline = len({one.baseline_step_seconds for one in complete}) == 1
+    figure = new_figure(7.2, 4.6)
+    axes = plain_axes(figure, "Accuracy, step time and size")
+    axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+
+    def place(one: Found) -> tuple[float, float]:
+        step = 1000 * one.step_seconds if one_baseline else one.relative_step
+        return step, one.accuracy
+
+    most = max(one.parameters for one in complete)
+    pruned = [one for one in found if one.state == "pruned" and one.accuracy is not None]
+    if pruned:
+        points = zip(*map(place, pruned))
+        axes.scatter(*points, marker="x", s=16, color=FAINT, linewidth=0.8, label="pruned")
+    others = [one for one in complete if one not in front]
+    for some, colour, label in ((others, FAINT, "complete"), (front, LINES[0], "Pareto front")):
+        if some:
+            areas = [_SMALLEST + _LARGEST * one.parameters / most for one in some]
+            points = zip(*map(place, some))
+            axes.scatter(*points, s=areas, color=colour, alpha=0.55, linewidth=0, label=label)
+    for one in front:
+        axes.annotate(
+            str(one.number),
+            place(one),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=7,
+            color=INK,
+        )
+    unit = "ms" if one_baseline else "relative to the baseline"
+    axes.set_xlabel(f"training step ({unit}); area: parameters", fontsize=8, color=FAINT)
+    axes.set_ylabel("top-1", fontsize=8, color=FAINT)
+    legend = axes.legend(fontsize=8, frameon=False, loc="best")
+    for handle in legend.legend_handles:
+        handle.set_sizes([24])
+    return figure
+
+
+def draw_progress(found: Sequence[Found]) -> Figure | None:
+    """The reward of each trial, and the best so far; None without a complete trial."""
+    complete = [one for one in found if one.reward is not None]
+    if not complete:
+        return None
+    figure = new_figure(7.2, 3.0)
+    axes = plain_axes(figure, "Reward")
+    numbers, rewards = zip(*[(one.number, one.reward) for one in complete])
+    axes.scatter(numbers, rewards, s=14, color=LINES[0], linewidth=0, label="trial")
+    best = list(itertools.accumulate(rewards, max))
+    axes.step(numbers, best, where="post", color=LINES[1], linewidth=1.5, label="best so far")
+    axes.set_xlabel("trial", fontsize=8, color=FAINT)
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    return figure

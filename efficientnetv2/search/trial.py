@@ -1,0 +1,271 @@
+"""One trial: the process that measures and trains, monitored from outside.
+
+The process is `run_trial.py`: its `metrics.jsonl` has the evaluations, its exit status and log the
+reason why it ended.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from efficientnetv2.search.measure import HostTurns
+
+_OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "std::bad_alloc")
+_NOT_FINITE = ("the loss is ", "the gradient's norm ")
+
+
+def reason_of_end(status: int, log: str) -> str:
+    """Why a process failed, in one line that starts with "diverged", "killed" and the like."""
+    lines = [line for line in (line.strip() for line in log.splitlines()) if line]
+    told = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return "killed: by SIGKILL, which is what a lack of memory ends with"
+    if any(word in log for word in _OUT_OF_MEMORY):
+        return "out of memory: " + next(
+            line[:200] for line in reversed(lines) if any(word in line for word in _OUT_OF_MEMORY)
+        )
+    if all(word in told for word in _NOT_FINITE):
+        return f"diverged: {told.removeprefix('error: ')}"
+    if status < 0:
+        return f"killed: by {signal.Signals(-status).name}"
+    return told or f"error: status {status}, {lines[-1][:200] if lines else 'nothing was logged'}"
+
+
+def kind_of(reason: str) -> str:
+    """What reasons that are alike have in common."""
+    kind, _, rest = reason.partition(": ")
+    return rest if kind == "error" else kind
+
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+HOST = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "here"
+POLL_SECONDS = 0.2
+_SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
+_ASKED_TO_STOP = (75, -signal.SIGTERM)  # See modes/training.py; and before it trains.
+_TAIL = 20_000  # Bytes of a log that are looked at.
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialFiles:
+    """Where the files of a trial are: its specification, its run (`folder`) and its log.
+
+    The step is measured on each host that takes part in the trial.
+    """
+
+    directory: str  # Of all trials.
+    number: int
+
+    @property
+    def folder(self) -> str:
+        return os.path.join(self.directory, f"{self.number:04d}")
+
+    @property
+    def spec(self) -> str:
+        return f"{self.folder}.json"
+
+    @property
+    def step(self) -> str:
+        return os.path.join(self.folder, f"step-{HOST}.json")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.folder, "log.txt")
+
+    @property
+    def metrics(self) -> str:
+        return os.path.join(self.folder, "metrics.jsonl")
+
+    def remove_weights(self) -> None:
+        """Removes the checkpoints of a trial that has ended: a thousand of them fill a disk."""
+        for name in os.listdir(self.folder):
+            if name == "checkpoint" or name.startswith("ckpt-"):
+                os.remove(os.path.join(self.folder, name))
+        shutil.rmtree(os.path.join(self.folder, "best"), ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "complete", "pruned", "stopped" or "failed", then with a reason."""
+
+    kind: str
+    reason: str = ""
+
+
+def run_process(
+    command: Sequence[str],
+    files: TrialFiles,
+    turns: HostTurns,
+    stopping: Callable[[], bool],
+    evaluated: Callable[[list[dict]], bool],
+) -> Outcome:
+    """Runs the process of a trial to its end.
+
+    Args:
+        turns: of this host; the process measures alone, and pauses where another measures.
+        stopping: whether the worker is to stop; the run then saves, and can be continued.
+        evaluated: told of all evaluations so far whenever there is a new one, once the step is
+            measured; returns whether to prune.
+    """
+    os.makedirs(files.folder, exist_ok=True)
+    with _lock_of(files, stopping) as lock:
+        if lock is None:
+            return Outcome("stopped")
+        process = _Process(command, files, lock)
+        turns.begin_work()
+        try:
+            return _follow(process, files, turns, stopping, evaluated)
+        finally:
+            process.end(signal.SIGKILL)
+            turns.end_work()
+
+
+def _follow(process: "_Process", files: TrialFiles, turns, stopping, evaluated) -> Outcome:
+    known, over = 0, False
+    while not over:
+        if stopping():
+            process.end(signal.SIGTERM)
+            return Outcome("stopped")
+        status = process.status()
+        over = status is not None  # Then what it wrote last is still to be read.
+        if not over and process.wants_to_measure():
+            turns.end_work()
+            with turns.alone():
+                process.measure(stopping)
+            turns.begin_work()
+        elif not over:
+            turns.give_way(process.pause, process.resume)
+        found = read_evaluations(files.metrics) if os.path.exists(files.step) else []
+        if len(found) > known:
+            known = len(found)
+            if evaluated(found) and not over:
+                process.end(signal.SIGTERM)
+                return Outcome("pruned")
+        if not over:
+            time.sleep(POLL_SECONDS)
+    if status in _ASKED_TO_STOP:  # By somebody else; so the worker may be next.
+        return Outcome("stopped")
+    if status != 0:
+        return Outcome("failed", reason_of_end(status, process.log()))
+    return Outcome("complete") if known else Outcome("failed", "error: nothing was evaluated")
+
+
+class _Process:
+    """A process in a group of its own, whose standard input is open as long as this one lives.
+
+    Where this one is killed, the process sees the end of its input; and where it was paused, the
+    system ends it, as it does with paused groups that nobody is left to continue.
+    """
+
+    def __init__(self, command: Sequence[str], files: TrialFiles, lock: int):
+        self._step, self._asked = files.step, False
+        self._log, self._log_start = files.log, _size(files.log)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{self._step}.ready")
+        paths = (ROOT, os.environ.get("PYTHONPATH"))
+        with open(files.log, "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                process_group=0,
+                pass_fds=(lock,),
+            )
+
+    def status(self) -> int | None:
+        return self._process.poll()
+
+    def log(self) -> str:
+        """What it has written; the end of it, if that is long."""
+        with open(self._log, "rb") as file:
+            file.seek(max(self._log_start, _size(self._log) - _TAIL))
+            return file.read().decode("utf-8", "replace")
+
+    def wants_to_measure(self) -> bool:
+        return not self._asked and os.path.exists(f"{self._step}.ready")
+
+    def measure(self, stopping: Callable[[], bool]) -> None:
+        """Says that it may measure, and waits until it has."""
+        self._asked = True
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        while self.status() is None and not os.path.exists(self._step) and not stopping():
+            time.sleep(POLL_SECONDS)
+
+    def pause(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def end(self, number: signal.Signals) -> None:
+        """Sends a signal that ends it, and waits until it has; in the end it is killed."""
+        self._send(number)
+        self._send(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SECONDS_TO_SAVE)
+        self._send(signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def _lock_of(files: TrialFiles, stopping: Callable[[], bool]):
+    """Yields a file that is locked for this trial; None where it is to stop before.
+
+    The process inherits it, so that nobody goes on with a run while a process that was left behind
+    still writes to it.
+    """
+    with open(f"{files.folder}.lock", "a", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stopping():
+                    yield None
+                    return
+                time.sleep(POLL_SECONDS)
+        yield file.fileno()
+
+
+def trial_command(files: TrialFiles, baseline: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The command of a trial: `baseline` are the file of a network and that of its step."""
+    own = [
+        "--mode=traineval",
+        f"--model_name={files.spec}",
+        f"--model_dir={files.folder}",
+    ]
+    program = os.path.join(ROOT, "efficientnetv2", "search", "run_trial.py")
+    # -P: modules of this folder must not hide others.
+    return [sys.executable, "-P", program, files.step, *baseline, *own, *flags]
+
+
+def read_evaluations(path: str) -> list[dict]:
+    """Returns the records of evaluations of a run that may be writing on."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line for line in file if line.endswith("\n") and '"kind": "eval"' in line]
+    return [json.loads(line) for line in lines]
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0

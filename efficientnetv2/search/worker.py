@@ -1,0 +1,261 @@
+"""A worker: takes trials of a study until its budget is spent. It needs no TensorFlow."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams.spec import save_spec
+from efficientnetv2.search.cost_model import reward
+from efficientnetv2.search.measure import HostTurns
+from efficientnetv2.search.space import SearchSpace, baseline_spec, draw, spec_at
+from efficientnetv2.search.study import (
+    STORAGE_ERRORS,
+    Budget,
+    Progress,
+    SearchStudy,
+    in_short,
+    reason_of,
+    suggest,
+    twins,
+)
+from efficientnetv2.search.trial import (
+    HOST,
+    POLL_SECONDS,
+    TrialFiles,
+    kind_of,
+    run_process,
+    trial_command,
+)
+
+FIRST_FAILURES = 3  # Alike, and nothing else: then no other will do better.
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a worker is to do. `flags`: those of main.py that each trial is trained with."""
+
+    space: SearchSpace
+    directory: str
+    budget: Budget
+    sampler: str = "tpe"
+    seed: int = 0
+    flags: tuple[str, ...] = ()
+
+
+class Worker:
+    """Takes trials of a study.
+
+    Args:
+        command: (files, [baseline's spec, baseline's step], flags) -> the command of a trial's
+            process; another one for tests.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        study: SearchStudy,
+        command: Callable[..., list[str]] = trial_command,
+    ):
+        self.search, self.study, self._command = search, study, command
+        self._begun = time.monotonic()
+        self._signals, self._awaits = 0, False
+        self._trials = os.path.join(search.directory, "trials")
+        os.makedirs(self._trials, exist_ok=True)
+        spec = os.path.join(search.directory, "baseline.json")
+        save_spec(dataclasses.replace(baseline_spec(search.space), name="baseline"), spec)
+        self._baseline = (spec, os.path.join(search.directory, f"baseline-step-{HOST}.json"))
+        self._turns = HostTurns(self.stopping)
+        self.progress = Progress(search.budget, study)
+
+    def stopping(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._signals > 0
+
+    def run(self) -> bool:
+        """Works until the budget is spent; returns whether it was, and not stopped by a signal.
+
+        Raises: UserError if the first trials all fail alike.
+        """
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {n: signal.signal(n, self._asked) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while not self.stopping():
+                trial = self._next()
+                if trial is not None:
+                    self._work(trial)
+                elif not self._await_others():
+                    break
+        except STORAGE_ERRORS as error:
+            raise UserError(
+                f"the study's storage failed: {in_short(error)}; the same command goes on"
+            ) from error
+        finally:
+            self._turns.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return not self.stopping()
+
+    def _asked(self, number: int, frame) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            again = "; once more: at once" if number == signal.SIGINT else ""
+            text = f"\n{signal.Signals(number).name}: saving the trial{again}\n"
+            os.write(2, text.encode())  # A print that is under way must not be entered again.
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def _next(self):
+        """The trial to work on, with its values; None if the budget is spent."""
+        with self.study.locked():
+            self.study.fail_lost()
+            if not self._has_budget():
+                return None
+            trial = self.study.ask(self.search.sampler, self.search.seed)
+            self.study.storage.record_heartbeat(trial._trial_id)
+            draw(self.search.space, functools.partial(suggest, trial))
+            if "first" not in trial.user_attrs:
+                trial.set_user_attr("first", trial.number)
+            return trial
+
+    def _has_budget(self) -> bool:
+        trials, budget = self.study.trials(), self.search.budget
+        if budget.seconds is not None:
+            return time.monotonic() - self._begun < budget.seconds
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        return waiting or len(trials) < budget.trials
+
+    def _await_others(self) -> bool:
+        """Waits a little for trials of other workers, which may be lost yet; False: there is none.
+
+        A budget of time is spent then.
+        """
+        running = sum(trial.state == TrialState.RUNNING for trial in self.study.trials())
+        if not running or self.search.budget.seconds is not None:
+            return False
+        if not self._awaits:
+            print(f"waiting for {running} under way elsewhere, or for their heartbeats to end")
+        self._awaits = True
+        time.sleep(POLL_SECONDS)
+        return True
+
+    def _work(self, trial) -> None:
+        """Brings a trial to its end, or puts it back where a signal asks to stop."""
+        # Where it was thought lost, it is no longer ours: another worker goes on with it.
+        with self.study.heartbeat(trial), contextlib.suppress(UpdateFinishedTrialError):
+            known = self._await_twin(trial)
+            if self.stopping():
+                return self.study.put_back(trial)
+            if known is not None:
+                self._take_over(trial, known)
+            else:
+                self._train(trial)
+        if not self.stopping():
+            self.progress.tell(trial.number)
+            self._check_failures()
+
+    def _await_twin(self, trial):
+        """A finished trial with the same values, awaited if it is under way; None: there is none.
+
+        It is decided under the lock who of several is to train.
+        """
+        while not self.stopping():
+            with self.study.locked():
+                self.study.fail_lost()
+                others = twins(self.study.trials(), trial)
+                finished = [t for t in others if t.state.is_finished()]
+                if finished:
+                    return finished[0]
+                waits = any(t.state == TrialState.RUNNING for t in others)
+                if waits != trial.user_attrs.get("waits", False):
+                    trial.set_user_attr("waits", waits)
+                if not waits:
+                    return None
+            time.sleep(5 * POLL_SECONDS)
+        return None
+
+    def _take_over(self, trial, known) -> None:
+        """Tells the result of a trial of the same values."""
+        attrs = {**known.user_attrs, "first": trial.number, "same_as": known.number}
+        for name in ("continues", "lives", "waits"):
+            attrs.pop(name, None)
+        if known.state == TrialState.FAIL:
+            attrs["reason"] = reason_of(known)
+        reported = self.study.reported(trial)
+        for step, value in known.intermediate_values.items():
+            if step not in reported:
+                trial.report(value, step)
+        value = known.value if known.state == TrialState.COMPLETE else None
+        self.study.tell(trial, known.state, value, attrs)
+
+    def _train(self, trial) -> None:
+        first = trial.user_attrs["first"]
+        files = TrialFiles(self._trials, first)
+        name = f"{self.search.space.name}-{first:04d}"
+        save_spec(spec_at(self.search.space, trial.params, name), files.spec)
+        figures, latest = {}, []
+
+        def evaluated(records: list[dict]) -> bool:
+            if not figures:
+                figures.update(_costs(files.step, self._baseline[1]))
+            reported = self.study.reported(trial)
+            for number, record in enumerate(records, 1):
+                latest[:] = [record["top1"], reward(record["top1"], **figures)]
+                if number not in reported:
+                    trial.report(latest[1], number)
+            ends = records[-1]["step"] >= _measured(files.step)["run_steps"]
+            return not ends and trial.should_prune()
+
+        command = self._command(files, self._baseline, self.search.flags)
+        outcome = run_process(command, files, self._turns, self.stopping, evaluated)
+        sizes = ("image_size", "batch_size") if figures else ()
+        attrs = figures | {name: _measured(files.step)[name] for name in sizes}
+        if latest:
+            attrs["accuracy"] = latest[0]
+        if outcome.kind == "stopped":
+            return self.study.put_back(trial)
+        if outcome.kind == "complete":
+            self.study.tell(trial, TrialState.COMPLETE, latest[1], attrs)
+        elif outcome.kind == "pruned":
+            self.study.tell(trial, TrialState.PRUNED, None, attrs)
+        else:
+            attrs["reason"] = outcome.reason
+            self.study.tell(trial, TrialState.FAIL, None, attrs)
+        files.remove_weights()
+
+    def _check_failures(self) -> None:
+        """Raises: UserError if so many trials failed alike and none did not."""
+        finished = [t for t in self.study.trials() if t.state.is_finished()]
+        own = [t for t in finished if "same_as" not in t.user_attrs]
+        if len(own) < FIRST_FAILURES or any(t.state != TrialState.FAIL for t in own):
+            return
+        reasons = [reason_of(trial) for trial in own[-FIRST_FAILURES:]]
+        if len({kind_of(reason) for reason in reasons}) == 1:
+            log = TrialFiles(self._trials, own[-1].user_attrs["first"]).log
+            raise UserError(
+                f"the first {len(own)} trials failed, the last one {reasons[-1]}; {log}"
+            )
+
+
+def _costs(step_file: str, baseline_file: str) -> dict:
+    """What the reward of a trial depends on, apart from its accuracy."""
+    return {
+        prefix + name: _measured(path)[name]
+        for prefix, path in (("", step_file), ("baseline_", baseline_file))
+        for name in ("step_seconds", "parameters")
+    }
+
+
+def _measured(path: str) -> dict:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

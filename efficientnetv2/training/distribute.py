@@ -1,0 +1,289 @@
+"""Devices and processes of a run: distribution strategies, and the workers of a cluster."""
+
+import atexit
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import nearest
+from efficientnetv2.training.signals import StopRequested, StopSignals
+
+STRATEGIES = ("auto", "one", "mirrored", "gpus", "multiworker", "tpu")
+EXAMPLE = (
+    '{"cluster": {"worker": ["HOST1:PORT", "HOST2:PORT"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
+    """Returns the strategy to build and train a model under; call it before any operation.
+
+    `auto`: all GPUs if there are several, else one device; `one`: one device, no strategy;
+    `mirrored` (officially `gpus`): MirroredStrategy over all GPUs, or over the CPU; `multiworker`:
+    MultiWorkerMirroredStrategy over the processes that the variable TF_CONFIG lists, each of which
+    calls this, and waits for the others; `tpu`: TPUStrategy on the TPU that `tpu` names, or the
+    local one.
+
+    Raises: UserError for an unknown name, a TPU that cannot be reached, or a TF_CONFIG that is
+    missing, wrong, or names a port that is taken.
+    """
+    if name not in STRATEGIES:
+        raise UserError(f"unknown strategy {name!r}{nearest(name, STRATEGIES)}")
+    if name == "tpu":
+        return _tpu_strategy(tpu)
+    if name == "multiworker":
+        return _multi_worker_strategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    if name in ("mirrored", "gpus") or (name == "auto" and len(gpus) > 1):
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return _mirrored_strategy(*(device.name for device in devices))
+    return tf.distribute.get_strategy()
+
+
+@functools.cache  # Two of one process would mix up their collective operations.
+def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _tpu_strategy(tpu: str | None) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu or "")
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no TPU found for --tpu={tpu}: {reason}; use --strategy=auto") from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _multi_worker_strategy() -> tf.distribute.Strategy:
+    cluster, job, index = read_tf_config(os.environ.get("TF_CONFIG", ""))
+    address, count = cluster[job][index], sum(map(len, cluster.values()))
+    line = f"{job} {index} of {count} workers, at {address}; waiting for all"
+    print(line, file=sys.stderr, flush=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        reason = " ".join((error.message or str(error)).split())[:200]
+        raise UserError(
+            f"{job} {index} of TF_CONFIG cannot work at {address}: {reason}; "
+            "its port must be free, and all workers started"
+        ) from error
+
+
+def read_tf_config(text: str) -> tuple[dict[str, list[str]], str, int]:
+    """Returns the cluster, {job: addresses}, and the job and index of this process in it.
+
+    Workers are of the job "worker"; the first may be of the job "chief".
+    Raises: UserError if `text`, what the variable TF_CONFIG holds, says something else.
+    Source: TensorFlow's format, of `tf.distribute.cluster_resolver.TFConfigClusterResolver`.
+    """
+    if not text:
+        raise _wrong("is not set")
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _wrong(f"is no JSON ({error})") from error
+    cluster = config.get("cluster") if isinstance(config, dict) else None
+    if not isinstance(cluster, dict) or not cluster.get("worker", cluster.get("chief")):
+        raise _wrong("names no workers in its cluster")
+    for job, addresses in cluster.items():
+        if job not in ("chief", "worker"):
+            raise _wrong(f"has the job {job!r}; there are only chief and worker")
+        if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
+            raise _wrong(f"must list the HOST:PORT of each {job}")
+    if len(cluster.get("chief", ())) > 1:
+        raise _wrong("has several chiefs; leave one")
+    every = [address for addresses in cluster.values() for address in addresses]
+    if len(set(every)) < len(every):
+        raise _wrong("names an address twice")
+    return cluster, *_task(config.get("task"), cluster)
+
+
+def _task(task, cluster: dict[str, list[str]]) -> tuple[str, int]:
+    if not isinstance(task, dict) or task.get("type") not in cluster:
+        raise _wrong(f"must say in its task which type this process is: {' or '.join(cluster)}")
+    job, index = task["type"], str(task.get("index"))
+    if not index.isdecimal() or int(index) >= len(cluster[job]):
+        raise _wrong(f"has no {job} {index}: indices go from 0 to {len(cluster[job]) - 1}")
+    return job, int(index)
+
+
+def _is_address(text) -> bool:
+    return isinstance(text, str) and text.rpartition(":")[2].isdecimal() and text[0] != ":"
+
+
+def _wrong(what: str) -> UserError:
+    return UserError(f"--strategy=multiworker: TF_CONFIG {what}; an example: {EXAMPLE}")
+
+
+AGREE_EVERY = 10  # Steps, or batches of an evaluation, between two questions whether to stop.
+
+
+class Workers:
+    """The processes of a strategy, seen from this one; most strategies have one process.
+
+    Several run the same program, and each step waits for all, so that all must make the same
+    calls in the same order. The first is the chief: it alone writes the run and talks. What the
+    others write goes to folders of their own, which end with them: writing reads variables that
+    are sums over all workers.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.strategy = strategy
+        self.index, self.count = _place(strategy)
+        self._asked: StopSignals | None = None
+
+        @tf.function
+        def summed(values):
+            values = strategy.run(tf.identity, args=(values,))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+        self._summed = summed
+
+    @property
+    def is_chief(self) -> bool:
+        return self.index == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which rows of each batch this worker reads: (index, count)."""
+        return self.index, self.count
+
+    @property
+    def stream(self):
+        """Where the run tells how it is getting on."""
+        return sys.stdout if self.is_chief else _Silent()
+
+    def folder(self, model_dir: str) -> str:
+        """Where this worker writes: the chief into `model_dir`."""
+        if self.is_chief:
+            return model_dir
+        folder = tempfile.mkdtemp(prefix=f"worker-{self.index}-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def distribute(self, batches: tf.data.Dataset):
+        """Returns training batches for the replicas; of several workers each gives its own rows.
+
+        Replica i of all has the i-th part of the rows of the global batch.
+        """
+        if self.count == 1:
+            return self.strategy.experimental_distribute_dataset(batches)
+        # Else the workers would ask each other before each step whether all have one more batch.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return self._distribute_rows(batches.apply(endless))
+
+    def distribute_whole(self, batches: tf.data.Dataset):
+        """As `distribute`, of global batches, of which each worker takes its rows."""
+        if self.count == 1:
+            return self.strategy.experimental_distribute_dataset(batches)
+
+        def own(values):
+            rows = values.shape[0] // self.count
+            return values[self.index * rows : (self.index + 1) * rows]
+
+        return self._distribute_rows(batches.map(lambda *batch: tf.nest.map_structure(own, batch)))
+
+    def gathered(self, value: int) -> list[int]:
+        """Returns the value of each worker, the same list in all; waits for all."""
+        if self.count == 1:
+            return [value]
+        values = np.zeros(self.count, np.int64)
+        values[self.index] = value
+        replicas = self.strategy.num_replicas_in_sync // self.count
+        return [int(total) // replicas for total in self._summed(tf.constant(values))]
+
+    def check_same(self, what: str, value: int) -> None:
+        """Raises: UserError if the workers have different values."""
+        values = self.gathered(value)
+        if len(set(values)) > 1:
+            raise UserError(
+                f"the workers have different {what}: {', '.join(map(str, values))}; "
+                "--model_dir must be a folder that all of them share"
+            )
+
+    def all_stop(self, step: int, requested: bool) -> bool:
+        """Whether to stop after a step: of several workers when one of them was asked to.
+
+        They ask each other every `AGREE_EVERY` steps.
+        """
+        if self.count == 1:
+            return requested
+        return step % AGREE_EVERY == 0 and any(self.gathered(int(requested)))
+
+    @contextlib.contextmanager
+    def breaking_off(self, signals: StopSignals) -> Iterator[None]:
+        """Inside, a request to stop raises StopRequested; of several workers in `between`."""
+        if self.count == 1:
+            with signals.breaking_off():
+                yield
+            return
+        self._asked = signals
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    def between(self, number: int) -> None:
+        """Called after each batch of an evaluation. Raises: StopRequested, see `breaking_off`."""
+        if self._asked is not None and self.all_stop(number, self._asked.requested):
+            raise StopRequested
+
+    @contextlib.contextmanager
+    def lost_told(self) -> Iterator[None]:
+        """Inside, the end of another worker raises a UserError, once TensorFlow has noticed it."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            marker = "Collective ops is aborted by: "
+            if self.count == 1 or marker not in str(error):
+                raise
+            reason = str(error).partition(marker)[2].splitlines()[0].removesuffix(":")
+            raise UserError(
+                f"another worker has ended ({reason}); see what it said, then start all of them "
+                "with the same command: they go on from the last checkpoint"
+            ) from error
+
+    def _distribute_rows(self, batches: tf.data.Dataset):
+        replicas = self.strategy.num_replicas_in_sync // self.count
+        batches = split_rows(batches, replicas)
+        return self.strategy.distribute_datasets_from_function(lambda context: batches)
+
+
+def split_rows(batches: tf.data.Dataset, parts: int) -> tf.data.Dataset:
+    """Returns each batch as so many batches of equal size, its rows in their order."""
+    if parts == 1:
+        return batches
+
+    def split(values):
+        return tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]])
+
+    return batches.map(lambda *batch: tf.nest.map_structure(split, batch)).unbatch()
+
+
+def _place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Returns the index of this process among the workers, and their number."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict()
+    chiefs = len(cluster.get("chief", ()))
+    index = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    return index, chiefs + len(cluster.get("worker", ()))
+
+
+class _Silent(io.TextIOBase):
+    """Takes text and shows nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)

@@ -1,0 +1,111 @@
+"""TensorBoard pictures: the first batch of each stage, and the confusion matrix."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from efficientnetv2.common.plots import INK, figure_pixels, new_figure
+from efficientnetv2.hparams import Stage
+from efficientnetv2.network.compat import tf_variable, var_path
+from efficientnetv2.report.plots import draw_confusion, shortened
+from efficientnetv2.training.callbacks import Callback
+
+_IMAGES, _COLUMNS = 16, 4  # Of a sheet.
+
+
+class TensorBoardPictures(Callback):
+    """Writes to `model_dir`/tensorboard/pictures; "norms" beside it has the weights' norms.
+
+    `class_names` in the order of the labels. The norms are those of `watch(model)`'s model, at
+    each evaluation; without one there are none.
+    """
+
+    def __init__(self, model_dir: str, class_names: Sequence[str]):
+        self.class_names = class_names
+        self._directory = os.path.join(model_dir, "tensorboard")
+        self._writers, self._model = {}, None
+
+    def watch(self, model: keras.Model) -> None:
+        """Names the model whose weights' norms are written."""
+        self._model = model
+
+    def stage_begins(self, stage: Stage, images: np.ndarray, labels: np.ndarray) -> None:
+        """A sheet of the batch, named for the stage's number and image size."""
+        title = f"stage {stage.index + 1}, {stage.image_size} px"
+        sheet = draw_batch(images[:_IMAGES], labels[:_IMAGES], self.class_names, title)
+        name = f"training_images/stage_{stage.index + 1}_{stage.image_size}px"
+        self._picture(name, sheet, stage.first_step)
+
+    def evaluated(self, step: int, stage: Stage, scores: dict, confusion) -> None:
+        """The confusion matrix, where there is one, and the norms."""
+        if confusion is not None:
+            figure = draw_confusion(np.asarray(confusion), self.class_names)
+            self._picture("confusion_matrix", figure, step)
+        if self._model is not None:
+            with self._writer("norms").as_default():
+                for group, norm in weight_norms(self._model).items():
+                    tf.summary.scalar(f"weight_norm/{group}", norm, step=step)
+            self._writer("norms").flush()
+
+    def _picture(self, name: str, figure: Figure, step: int) -> None:
+        with self._writer("pictures").as_default():
+            tf.summary.image(name, figure_pixels(figure)[np.newaxis], step=step)
+        self._writer("pictures").flush()
+
+    def _writer(self, name: str):
+        if name not in self._writers:
+            directory = os.path.join(self._directory, name)
+            self._writers[name] = tf.summary.create_file_writer(directory)
+        return self._writers[name]
+
+
+def draw_batch(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str
+) -> Figure:
+    """Returns a sheet of images, each with its label.
+
+    Shapes: uint8 [B, S, S, 3], float32 [B, K].
+    """
+    columns = min(_COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = new_figure(2.2 * columns, 2.4 * rows + 0.4)
+    figure.suptitle(title, fontsize=11, color=INK)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, label in zip(panels, images, labels):
+        panel.imshow(image, interpolation="nearest")
+        name = label_name(label, class_names)
+        panel.set_title(name, fontsize=7, color=INK, parse_math=False)
+    return figure
+
+
+def label_name(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """Returns the classes of a label, with their shares where they are not whole.
+
+    float32 [K] -> "cat", or, blended by Mixup, "cat 0.70 + dog 0.30"; the largest first.
+    """
+    order = sorted(np.flatnonzero(label), key=lambda k: -label[k])
+    whole = all(label[k] == 1 for k in order)
+    names = [shortened(class_names[k]) for k in order]
+    parts = names if whole else [f"{name} {label[k]:.2f}" for name, k in zip(names, order)]
+    return "\n+ ".join(parts) or "no label"
+
+
+def weight_norms(model: keras.Model) -> dict[str, float]:
+    """Returns the L2 norm of the trainable weights of each block, by its name.
+
+    Stem and head are groups of their own; in other networks each layer is.
+    """
+    squares = {}
+    for weight in model.trainable_weights:
+        group = re.sub(r"^(stem|head)_(conv|bn)$", r"\1", var_path(weight).split("/")[0])
+        square = tf.reduce_sum(tf.square(tf.cast(tf_variable(weight), tf.float32)))
+        squares[group] = squares.get(group, 0.0) + square
+    return {group: float(tf.sqrt(square)) for group, square in squares.items()}

@@ -1,0 +1,250 @@
+"""Comparing exports with their network: reference inputs, real images, score differences."""
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from efficientnetv2 import datasets
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.frozen import ACTIVATIONS
+from efficientnetv2.export.serving import evaluation_pixels
+from efficientnetv2.hparams import Config
+from efficientnetv2.training.losses import activation_of
+
+MAX_DIFFERENCE = 1e-4  # Of any score, between the model and its export.
+EXPECTED_FILE = os.path.join("assets.extra", "expected_scores.json")
+
+# {signature: (its inputs by name, the scores of the Keras model, float32 [N, K])}
+Questions = dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
+
+
+def sample_images() -> list[bytes]:
+    """Returns two JPEGs, made here and always the same: wide and high, smooth with fine noise."""
+    rng = np.random.default_rng(0)
+    images = []
+    for height, width in ((240, 320), (400, 300)):
+        coarse = rng.uniform(0, 255, (1, 6, 6, 3)).astype(np.float32)
+        smooth = tf.image.resize(coarse, (height, width))[0].numpy()
+        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+        images.append(tf.io.encode_jpeg(noisy).numpy())
+    return images
+
+
+def ask_model(model: keras.Model, config: Config) -> Questions:
+    """Asks a model about the sample images, by bytes, by uint8 pixels and by float pixels."""
+    encoded = sample_images()
+    exact = np.stack([evaluation_pixels(e, config.eval.isize, config.data) for e in encoded])
+    rounded = np.clip(np.round(exact), 0, 255).astype(np.uint8)
+    of_exact = scores_of_model(model, config, exact)
+    return {
+        "serving_default": ({"image_bytes": np.array(encoded, object)}, of_exact),
+        "predict_images": ({"images": rounded}, scores_of_model(model, config, rounded)),
+        "predict_images_float": ({"images": exact}, of_exact),
+    }
+
+
+def scores_of_model(model: keras.Model, config: Config, pixels: np.ndarray) -> np.ndarray:
+    """What the Keras network itself says: [N, S, S, 3] -> probabilities, float32 [N, K]."""
+    activate = ACTIVATIONS[activation_of(config.train.loss_type)]
+    return activate(tf.cast(model(pixels, training=False), tf.float32)).numpy()
+
+
+def score_difference(loaded, questions: Questions) -> float:
+    """Returns the greatest difference of a score of an export; NaN, if one is."""
+    differences = []
+    for name, (inputs, expected) in questions.items():
+        tensors = {key: tf.constant(value) for key, value in inputs.items()}
+        answer = loaded.signatures[name](**tensors)["scores"]
+        differences.append(np.max(np.abs(expected - answer)))
+    return float(np.max(differences))
+
+
+def write_expected(path: str, questions: Questions) -> None:
+    """Writes `assets.extra/expected_scores.json`: images and scores, to prove a copy anywhere.
+
+    Pixels are stored as PNG, which loses nothing; those in float are left out.
+    """
+    (encoded, of_bytes), (pixels, of_pixels) = (
+        (next(iter(inputs.values())), scores.tolist())
+        for inputs, scores in (questions["serving_default"], questions["predict_images"])
+    )
+    content = {
+        "max_difference": MAX_DIFFERENCE,
+        "serving_default": {"jpeg": _in_base64(encoded), "scores": of_bytes},
+        "predict_images": {
+            "png": _in_base64(tf.io.encode_png(image).numpy() for image in pixels),
+            "scores": of_pixels,
+        },
+    }
+    with open(os.path.join(path, EXPECTED_FILE), "w", encoding="utf-8") as file:
+        json.dump(content, file)
+
+
+def read_expected(path: str) -> Questions:
+    """Returns what `write_expected` wrote, without float pixels.
+
+    Raises: OSError, ValueError or KeyError if the file is not there or holds something else.
+    """
+    with open(os.path.join(path, EXPECTED_FILE), encoding="utf-8") as file:
+        content = json.load(file)
+    of_bytes, of_pixels = content["serving_default"], content["predict_images"]
+    encoded = [base64.b64decode(text) for text in of_bytes["jpeg"]]
+    pixels = [tf.io.decode_png(base64.b64decode(text)).numpy() for text in of_pixels["png"]]
+    return {
+        "serving_default": (
+            {"image_bytes": np.array(encoded, object)},
+            np.array(of_bytes["scores"], np.float32),
+        ),
+        "predict_images": (
+            {"images": np.stack(pixels)},
+            np.array(of_pixels["scores"], np.float32),
+        ),
+    }
+
+
+def _in_base64(contents) -> list[str]:
+    return [base64.b64encode(content).decode() for content in contents]
+
+
+# Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
+# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
+# that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
+MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
+BATCH = 16
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+class ExportMismatch(RuntimeError):
+    """The export answers differently from the model that it was made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How a file compares with its model on the same images.
+
+    `max_difference`: the greatest of a score, NaN if one is. `agreement`: the share of images with
+    the same best class. The accuracies are None where labels are not known.
+    """
+
+    images: int
+    max_difference: float
+    agreement: float
+    accuracy: float | None = None
+    model_accuracy: float | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"scores differ by at most {self.max_difference:.2g}, "
+            f"same best class for {self.agreement:.1%} of {self.images} images"
+        )
+        if self.accuracy is None:
+            return text
+        return f"{text}, top-1 {self.accuracy:.1%} (model: {self.model_accuracy:.1%})"
+
+
+def compare(
+    classify: Classify,
+    scores_of_model: Classify,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> Parity:
+    """Asks both about the same images, in batches.
+
+    Shapes: both functions: float32 [N, S, S, 3] in [0, 255] -> [N, K]; images the same; labels
+    integers [N].
+    """
+    ours, models = (
+        np.concatenate(
+            [np.asarray(ask(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+        )
+        for ask in (classify, scores_of_model)
+    )
+    best, model_best = ours.argmax(-1), models.argmax(-1)
+    accuracies = {}
+    if labels is not None:
+        accuracies["accuracy"] = float(np.mean(best == labels))
+        accuracies["model_accuracy"] = float(np.mean(model_best == labels))
+    difference = float(np.max(np.abs(ours - models)))
+    agreement = float(np.mean(best == model_best))
+    return Parity(len(images), difference, agreement, **accuracies)
+
+
+def check(parity: Parity, name: str, *, quantised: bool) -> list[str]:
+    """Returns lines of warning about a rounded format; a float32 one is right or wrong.
+
+    Raises: ExportMismatch if a score is not finite, or differs by more than 1e-4 without rounding.
+    """
+    if not np.isfinite(parity.max_difference):
+        raise ExportMismatch(f"{name} gives scores that are not finite")
+    if not quantised:
+        if parity.max_difference > MAX_DIFFERENCE:
+            raise ExportMismatch(
+                f"{name} differs from the model by {parity.max_difference} in a score"
+            )
+        return []
+    lines = []
+    if parity.agreement < MIN_AGREEMENT:
+        lines.append(
+            f"{name} names the model's class for {parity.agreement:.1%} of {parity.images} images "
+            f"only; below {MIN_AGREEMENT:.0%} measure its accuracy before you use it"
+        )
+    if parity.accuracy is not None:
+        loss = parity.model_accuracy - parity.accuracy
+        if loss > MAX_ACCURACY_LOSS + 1e-9:  # One image of a hundred is a point.
+            lines.append(
+                f"{name} loses {100 * loss:.1f} points of accuracy on {parity.images} images; "
+                "more varied examples, or a format with float activations, lose less"
+            )
+    return lines
+
+
+CALIBRATION, COMPARISON = 48, 64  # Images, evenly spread over a split.
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Pixels as the network sees them, float32 [N, S, S, 3] in [0, 255].
+
+    `labels`: int64 [N], or None where they are not known or an example may have several.
+    `origin`: where they are from, for people.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    origin: str
+
+
+def from_split(config: Config, split: str, count: int) -> Images:
+    """Returns `count` examples of a split, or all, if there are fewer.
+
+    Raises: UserError if the data set cannot be opened.
+    """
+    source = datasets.open_source(config.data, split, config.train.seed)
+    step = max(1, source.num_examples // count)
+    pixels, labels = [], []
+    for record in source.records(None).shard(step, 0).take(count):
+        image_bytes, label = source.load(*record)
+        pixels.append(evaluation_pixels(image_bytes, config.eval.isize, config.data).numpy())
+        labels.append(label.numpy())
+    known = not source.multi_label and len(source.class_names) == config.data.num_classes
+    return Images(
+        np.clip(np.stack(pixels), 0, 255),
+        np.array(labels) if known else None,
+        f"{len(pixels)} examples of {split}",
+    )
+
+
+def to_compare(config: Config) -> Images:
+    """Returns examples of the `eval` split, or, where its data is not there, two made-up images."""
+    try:
+        return from_split(config, "eval", COMPARISON)
+    except UserError as error:
+        pixels = [evaluation_pixels(x, config.eval.isize, config.data) for x in sample_images()]
+        return Images(np.clip(np.stack(pixels), 0, 255), None, f"2 made-up images, for {error}")

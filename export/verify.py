@@ -1,0 +1,169 @@
+"""Verification of an export: checksums, signatures, warm-up, stored scores, latency."""
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from efficientnetv2.common.errors import UserError
+from efficientnetv2.export.card import (
+    expected_signatures,
+    file_digests,
+    first_difference,
+    read_card,
+    signatures_of,
+)
+from efficientnetv2.export.compare import (
+    MAX_DIFFERENCE,
+    read_expected,
+    sample_images,
+    score_difference,
+)
+from efficientnetv2.export.saved_model import WARMUP_BATCHES, read_warmup
+
+LATENCY_BATCHES = (1, 8)
+_SECONDS, _LEAST, _MOST = 1.0, 5, 200  # Of calls per signature and batch size.
+
+
+class Check(NamedTuple):
+    """What was looked at, whether it is as it should be, and what was found, in words."""
+
+    name: str
+    passed: bool
+    result: str
+
+
+def prove(path: str) -> Iterator[Check]:
+    """Yields a check of each part of an export, a version; ends with the first that failed.
+
+    Files by their checksums, signatures by the contract, a replay of the warm-up requests, and the
+    stored scores, which the export must give within 1e-4.
+    """
+    card = loaded = None
+    for name, check in _CHECKS.items():
+        try:
+            card = card or read_card(path)
+            if name != "files":  # Files that are not the exported ones are never loaded.
+                loaded = loaded or tf.saved_model.load(path)
+            yield Check(name, True, check(path, card, loaded))
+        except (UserError, ValueError, KeyError, TypeError, OSError, tf.errors.OpError) as error:
+            text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+            yield Check(name, False, " ".join(text.split()))
+            return
+
+
+def _files(path: str, card: dict, _) -> str:
+    found, expected = file_digests(path), card["files"]
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is additional" for name in found if name not in expected]
+    faults += [f"{n} has changed" for n in expected if n in found and found[n] != expected[n]]
+    if faults:
+        raise UserError(", ".join(faults))
+    megabytes = sum(file["bytes"] for file in found.values()) / 1e6
+    return f"{len(found)}, {megabytes:.1f} MB, as their checksums say"
+
+
+def _signatures(path: str, card: dict, loaded) -> str:
+    found = signatures_of(loaded)
+    features = card["signatures"]["predict_features"]["outputs"]["features"]["shape"][-1]
+    labelled = os.path.getsize(os.path.join(path, "assets", "labels.txt")) > 0
+    size = card["preprocessing"]["image_size"]
+    expected = expected_signatures(size, card["num_classes"], labelled, features)
+    fault = first_difference(found, expected) or first_difference(card["signatures"], expected)
+    if fault:
+        raise UserError(fault)
+    return ", ".join(found)
+
+
+def _warmup(path: str, card: dict, loaded) -> str:
+    replayed = []
+    for signature, inputs in read_warmup(path):
+        scores = loaded.signatures[signature](**inputs)["scores"].numpy()
+        batch = len(next(iter(inputs.values())))
+        if scores.shape != (batch, card["num_classes"]) or not np.isfinite(scores).all():
+            raise UserError(f"scores of {scores.shape} for {batch} images from {signature}")
+        if card["activation"] == "softmax" and np.abs(scores.sum(-1) - 1).max() > 1e-3:
+            raise UserError(f"the scores of an image from {signature} add up to {scores.sum(-1)}")
+        replayed.append(f"{signature} {batch}")
+    expected = {f"{s} {n}" for s in ("serving_default", "predict_images") for n in WARMUP_BATCHES}
+    if set(replayed) != expected:
+        raise UserError(f"requests are {', '.join(replayed) or 'none'}, not {sorted(expected)}")
+    return f"{len(replayed)} requests replayed"
+
+
+def _scores(path: str, card: dict, loaded) -> str:
+    difference = score_difference(loaded, read_expected(path))
+    if not difference <= MAX_DIFFERENCE:
+        raise UserError(
+            f"differ from those of the exported network by {difference:.1e}, at most "
+            f"{MAX_DIFFERENCE:.0e} is allowed"
+        )
+    return f"as of the exported network, but for {difference:.1e}"
+
+
+_CHECKS: dict[str, Callable[[str, dict, object], str]] = {
+    "files": _files,
+    "signatures": _signatures,
+    "warm-up": _warmup,
+    "scores": _scores,
+}
+
+
+def latencies(path: str) -> dict[str, dict]:
+    """Measures calls of an export: {"serving_default, batch 1": {"p50_ms", "p99_ms", "calls"}, …}.
+
+    In this process, after one call that is not counted; takes a few seconds.
+    """
+    loaded, measured = tf.saved_model.load(path), {}
+    size = read_card(path)["preprocessing"]["image_size"]
+    images = (np.arange(size * size * 3) % 256).reshape(1, size, size, 3).astype(np.uint8)
+    questions = {
+        "serving_default": ("image_bytes", np.array(sample_images()[:1], object)),
+        "predict_images": ("images", images),
+    }
+    for signature, (name, one) in questions.items():
+        for batch in LATENCY_BATCHES:
+            inputs = {name: tf.constant(np.repeat(one, batch, axis=0))}
+            times = _times(lambda f=loaded.signatures[signature], i=inputs: f(**i)["scores"])
+            p50, p99 = np.percentile(times, [50, 99]) * 1000
+            measured[f"{signature}, batch {batch}"] = {
+                "p50_ms": round(float(p50), 2),
+                "p99_ms": round(float(p99), 2),
+                "calls": len(times),
+            }
+    return measured
+
+
+def _times(call: Callable) -> list[float]:
+    """Seconds of each call."""
+    call().numpy()
+    times, end = [], time.monotonic() + _SECONDS
+    while len(times) < _LEAST or (time.monotonic() < end and len(times) < _MOST):
+        start = time.perf_counter()
+        call().numpy()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def rest_url(path: str) -> str:
+    """Where TensorFlow Serving answers for the export `MODEL/VERSION`, by default."""
+    base, version = os.path.split(os.path.abspath(path))
+    model = os.path.basename(base)
+    return f"http://localhost:8501/v1/models/{model}/versions/{version}:predict"
+
+
+def rest_request(image: bytes) -> str:
+    """The body of a REST request for one image, which TensorFlow Serving's row form is."""
+    return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]})
+
+
+def tiny_image() -> bytes:
+    """A JPEG of 16 x 16 pixels, short enough for a command line."""
+    ramp = np.linspace(0, 255, 16).astype(np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(128)), axis=-1)
+    return tf.io.encode_jpeg(pixels, quality=50, optimize_size=True).numpy()
