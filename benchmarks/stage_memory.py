@@ -55,7 +55,7 @@ class Memory(Callback):
     def __init__(self):
         self.after = []
 
-    def evaluated(self, step, stage, scores, confusion):
+    def on_evaluate(self, step, stage, scores, confusion):
         self.after.append(resident())
         print(f"stage {stage.index + 1:3}  {stage.image_size:3} px  {self.after[-1]:8.1f} MiB")
 
@@ -80,7 +80,7 @@ def main() -> None:
             directory,
             tf.distribute.get_strategy(),
             model=lambda: build_model(SPEC, num_classes=CLASSES),
-            observers=[memory],
+            callbacks=[memory],
         )
         trainer.train(make_batches, make_examples)
     first, last = memory.after[1], memory.after[-1]

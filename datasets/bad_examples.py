@@ -5,10 +5,11 @@ example's slot of a training batch is taken by the next good one of its group, s
 a function of (config, seed, epoch, step). Any other error still ends the run.
 """
 
+import contextlib
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from absl import logging
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.decode import decode_image
 from efficientnetv2.datasets.sources.source import Source
+from efficientnetv2.hparams import DataConfig
 
 READING_ERRORS = (
     tf.errors.InvalidArgumentError,  # cannot be decoded, or is too large
@@ -193,6 +195,37 @@ def _closer(source: Source, records: tf.data.Dataset, max_pixels: int | None) ->
 
 
 _NAMED = 3  # names in a message
+
+
+@contextlib.contextmanager
+def explain_reading_errors(
+    sources: Iterable[Source],
+    data_config: DataConfig | None = None,
+    first_number: Callable[[], int] = lambda: 0,
+) -> Iterator[None]:
+    """Turns the error of an example that cannot be read into a UserError that names it and why.
+
+    Args:
+        sources: where the examples are from; searched one after the other.
+        data_config: the settings that they were opened with.
+        first_number: -> where in the first source to begin searching, see `find_unreadable`.
+    """
+    try:
+        yield
+    except READING_ERRORS as error:
+        # A UserError of a Python function inside tf.data, which TensorFlow wraps.
+        _, marker, text = str(error).partition("UserError: ")
+        if marker:
+            raise UserError(text.splitlines()[0]) from error
+        logging.warning("looking for an example that cannot be read")
+        max_pixels = data_config.max_pixels if data_config else None
+        found = find_unreadable(sources, max_pixels=max_pixels, first_number=first_number())
+        if found is None:
+            raise
+        raise UserError(
+            f"cannot read {found.name}: {found.fault.reason}; fix or remove it, or set "
+            "data.on_error=skip. --mode=check_data finds all such"
+        ) from error
 
 
 class BadExamples:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.export.serving import TOP_K
-from efficientnetv2.hparams import Config, model_layer
+from efficientnetv2.hparams import Config, model_layer, settings_of
 from efficientnetv2.hparams.overrides import flatten, override
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.network.model import normalization_of
@@ -48,10 +48,10 @@ def deviations(config: Config, adapted: Iterable[str] = ()) -> list[str]:
     name = config.model.model_name
     named = [_OF_A_MODEL[name]] if name in _OF_A_MODEL else []
     official = override(Config(), flatten(model_layer(name, config.train.schedule)))
-    theirs = dict(flatten(dataclasses.asdict(official)))
+    theirs = dict(settings_of(official))
     settings = [
         f"{key}={value}, by default {theirs[key] or 'as the model has it'}"
-        for key, value in flatten(dataclasses.asdict(config))
+        for key, value in settings_of(config)
         if key.startswith(_CHANGE_THE_ANSWER)
         and key not in _OF_TRAINING_ALONE
         and value != theirs[key]

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
+from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.export.compare import (
     CALIBRATION,
@@ -288,7 +289,7 @@ def write_formats(
         return {}
     of_model = functools.partial(scores_of_model, model, config)
     images, examples = to_compare(config), None
-    print(f"formats are compared with the network on {images.origin}", flush=True)
+    show(f"formats are compared with the network on {images.origin}")
     if any(find_format(name).needs_examples for name in names):
         examples = from_split(config, "train", CALIBRATION).pixels
     found = {}
@@ -298,9 +299,9 @@ def write_formats(
         parity = compare(row.load(folder), of_model, images.pixels, images.labels)
         warnings = check(parity, name, quantised=row.quantised)
         megabytes = os.path.getsize(path) / 1e6
-        print(f"{name:12} {row.file_name} {megabytes:.1f} MB: {parity}", flush=True)
+        show(f"{name:12} {row.file_name} {megabytes:.1f} MB: {parity}")
         for line in warnings:
-            print(f"  warning: {line}", flush=True)
+            show(f"  warning: {line}")
         found[name] = {
             "file": row.file_name,
             "compared_on": images.origin,

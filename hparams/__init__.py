@@ -1,6 +1,7 @@
 """Configuration of runs: typed settings, presets, overrides and stages. Pure Python."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import yaml
 
@@ -19,6 +20,7 @@ from efficientnetv2.hparams.stages import Stage, make_stages, stage_at, stage_ta
 
 __all__ = [
     "Config",
+    "ConfigInputs",
     "DataConfig",
     "MODELS",
     "ModelConfig",
@@ -26,53 +28,117 @@ __all__ = [
     "dataset_cfg_of",
     "differing_keys",
     "get_config",
+    "inputs_of",
     "load_config",
     "make_stages",
     "model_layer",
     "nearest",
     "planned_images",
     "save_config",
+    "settings_of",
     "stage_at",
     "stage_table",
     "with_overrides",
     "with_values",
+    "with_weights",
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class ConfigInputs:
+    """What `get_config` built a config from. `overrides`: {dotted key: value}, as typed."""
+
+    model_name: str
+    dataset_cfg: str
+    overrides: dict[str, object]
+    weights: dict[str, object]  # Settings that starting weights imply.
+
+
 def get_config(
-    model_name: str | None,
-    dataset_cfg: str,
-    overrides: str = "",
+    model_name: str | None = None,
+    dataset_cfg: str = "shapes",
+    overrides: str | Mapping = "",
     *,
     data_dir: str | None = None,
-    weights_settings: dict | None = None,
+    weights_settings: Mapping | None = None,
 ) -> Config:
     """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
 
     With `train.ft_init_ckpt` the defaults of fine-tuning come between model and data set, unless
     the data set has a recipe of its own.
 
-    `overrides` is "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
-    config of a run. Without a `model_name` the overrides may name the model, else it is B0.
-    `weights_settings` are keys and values that weights bring along, see `efficientnetv2.weights`.
+    Args:
+        model_name: one of `list_models()`, "keras/NAME" or a JSON file; if None, the overrides may
+            name the model, else it is efficientnetv2-b0.
+        dataset_cfg: "shapes", "folder", "csv", "tfrecord", "tfds:NAME", "imagenet", ...
+        overrides: "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
+            config of a run; or a mapping {"a.b": c} or {"a": {"b": c}}.
+        data_dir: directory of the images, or of TensorFlow Datasets.
+        weights_settings: {key: value} that weights imply, see `efficientnetv2.weights`.
+
+    Example:
+        config = get_config("efficientnetv2-s", "folder", "train.epochs=20", data_dir="photos")
 
     Raises: UserError, one line, for an unknown name or key, a wrong type, a value out of range.
     """
-    assignments = parse_overrides(overrides)
+    is_text = isinstance(overrides, str)
+    assignments = parse_overrides(overrides) if is_text else flatten(overrides)
     if data_dir is not None:
         assignments.append(("data.data_dir", data_dir))
+    named = dict(assignments).get("model.model_name")
+    if named is not None and model_name not in (None, named):
+        raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
+    model_name = model_name or named or Config().model.model_name
+    return _build(model_name, dataset_cfg, assignments, dict(weights_settings or {}))
+
+
+def _build(model_name: str, dataset_cfg: str, assignments: list, weights: dict) -> Config:
     layer = dataset_layer(dataset_cfg)
     dataset = flatten(layer)
-    named = dict(assignments).get("model.model_name")
-    model_name = model_name or named or Config().model.model_name
-    if named not in (None, model_name):
-        raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")
     given = override(Config(), dataset + assignments)
     model = flatten(model_layer(model_name, given.train.schedule))
     fine_tuning = given.train.ft_init_ckpt is not None and "train" not in layer
     defaults = flatten(FINE_TUNING) if fine_tuning else []
-    brought = list((weights_settings or {}).items())
-    return check_config(override(Config(), model + defaults + dataset + brought + assignments))
+    layers = model + defaults + dataset + list(weights.items()) + assignments
+    config = check_config(override(Config(), layers))
+    return _with_inputs(config, model_name, dataset_cfg, assignments, weights)
+
+
+def _with_inputs(config: Config, model_name: str, dataset_cfg: str, assignments, weights) -> Config:
+    values = dict(settings_of(config))
+    typed = {key: values[key] for key, _ in assignments}
+    object.__setattr__(config, "_inputs", ConfigInputs(model_name, dataset_cfg, typed, weights))
+    return config
+
+
+def inputs_of(config: Config) -> ConfigInputs | None:
+    """What a config was built from; None of one that was not built by `get_config`."""
+    return config.__dict__.get("_inputs")
+
+
+def with_weights(
+    config: Config, weights: str | None = None, settings: Mapping | None = None
+) -> Config:
+    """Returns the config of a run that starts from weights, built again from its inputs.
+
+    Args:
+        weights: of `train.ft_init_ckpt`, with which the defaults of fine-tuning apply.
+        settings: {key: value} that the weights imply; overrides win against them.
+
+    A config that was loaded from a file states each setting, so that nothing but
+    `train.ft_init_ckpt` changes. Raises: UserError as `get_config`.
+    """
+    inputs = inputs_of(config)
+    given = {"train.ft_init_ckpt": weights} if weights is not None else {}
+    if inputs is None:
+        return check_config(override(config, list(given.items())))
+    assignments = list({**inputs.overrides, **given}.items())
+    return _build(inputs.model_name, inputs.dataset_cfg, assignments, dict(settings or {}))
+
+
+def settings_of(config: Config) -> list[tuple[str, object]]:
+    """Returns all settings as (dotted key, value)."""
+    return flatten(dataclasses.asdict(config))
 
 
 def with_overrides(config: Config, overrides: str) -> Config:
@@ -80,12 +146,12 @@ def with_overrides(config: Config, overrides: str) -> Config:
 
     Raises: UserError as `get_config` does.
     """
-    return check_config(override(config, parse_overrides(overrides)))
+    return _with_assignments(config, parse_overrides(overrides))
 
 
 def differing_keys(config: Config, other: Config) -> list[str]:
     """Returns the dotted keys whose values differ."""
-    mine, others = (dict(flatten(dataclasses.asdict(c))) for c in (config, other))
+    mine, others = (dict(settings_of(c)) for c in (config, other))
     return [key for key, value in mine.items() if value != others[key]]
 
 
@@ -94,7 +160,16 @@ def with_values(config: Config, **values) -> Config:
 
     Raises: UserError as `get_config` does.
     """
-    return check_config(override(config, [(k.replace("__", "."), v) for k, v in values.items()]))
+    assignments = [(key.replace("__", "."), value) for key, value in values.items()]
+    return _with_assignments(config, assignments)
+
+
+def _with_assignments(config: Config, assignments: list) -> Config:
+    changed, inputs = check_config(override(config, assignments)), inputs_of(config)
+    if inputs is None:
+        return changed
+    merged = list({**inputs.overrides, **dict(assignments)}.items())
+    return _with_inputs(changed, inputs.model_name, inputs.dataset_cfg, merged, inputs.weights)
 
 
 def save_config(config: Config, path: str) -> None:

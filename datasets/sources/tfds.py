@@ -5,13 +5,13 @@ import difflib
 import io
 import json
 import os
-import sys
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.labels import class_names_of
 from efficientnetv2.datasets.sources.records import RECORD_OVERHEAD, Piece, RecordFiles
@@ -51,7 +51,7 @@ def shapes_builder(name: str, data_dir: str | None):
         tf.io.gfile.rmtree(folder)
     if not tf.io.gfile.exists(folder):
         images = sum(Shapes.split_sizes.values())
-        print(f"Rendering {images} images of shapes into {folder}", file=sys.stderr, flush=True)
+        show(f"Rendering {images} images of shapes into {folder}", stderr=True)
         tfds.display_progress_bar(False)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
-from tqdm.auto import tqdm
 
+from efficientnetv2.common.console import progress_bar
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.bad_examples import Unreadable
 from efficientnetv2.datasets.sources.manifest import Manifest, PreparedSplit, write_manifest
@@ -76,7 +76,7 @@ def prepare(data_config, folder: str, *, seed: int, short_side: int | None = Non
     kept = sum(len(shards) for shards in finished.values())
     total = sum(p.source.num_examples for p in plan.splits)
     done = sum(_length(p, index) for p in plan.splits for index in finished[p.split])
-    with tqdm(total=total, initial=done, unit="img", disable=None) as bar:
+    with progress_bar(total=total, initial=done, unit="img") as bar:
         for split_plan in plan.splits:
             bar.set_description(split_plan.split)
             job = _Job(data_config, folder, short_side, plan, split_plan, bar)
@@ -96,7 +96,7 @@ class _Job(NamedTuple):
     short_side: int | None
     plan: Plan
     split_plan: SplitPlan
-    bar: tqdm
+    bar: object  # A tqdm bar.
 
 
 def _check_apart(data_dir: str, folder: str) -> None:
@@ -107,8 +107,8 @@ def _check_apart(data_dir: str, folder: str) -> None:
 
 def _finished_shards(folder: str, plan: SplitPlan) -> dict[int, FinishedShard]:
     """The shards of a split that are as their notes say, by their number."""
-    bar = tqdm(
-        desc=f"{plan.split}: checking", unit="B", unit_scale=True, delay=_BAR_DELAY, disable=None
+    bar = progress_bar(
+        desc=f"{plan.split}: checking", unit="B", unit_scale=True, delay=_BAR_DELAY
     )
     with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         names = map(plan.shard_name, range(plan.num_shards))

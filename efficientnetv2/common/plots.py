@@ -1,7 +1,8 @@
-"""Figures and colors that all pictures share."""
+"""Figures, colors and the confusion matrix, as all pictures share them."""
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +13,8 @@ INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#9333ea")
 SHADES = ("#eef2ff", "#fff7ed")  # Of stages, in turn.
 DPI = 160
+MOST_NAMED = 40  # Classes, up to which the matrix has their names.
+_MOST_NUMBERED = 20  # And the number of examples in each cell.
 
 
 def new_figure(width: float = 5.6, height: float = 3.2) -> Figure:
@@ -50,3 +53,40 @@ def image_png(image: np.ndarray) -> bytes:
     picture = io.BytesIO()
     Image.fromarray(image).save(picture, format="PNG", optimize=True)
     return picture.getvalue()
+
+
+def draw_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Returns the matrix as a heat map of the shares of each row.
+
+    With names up to `MOST_NAMED` classes, else with their numbers on the axes.
+    """
+    classes = len(confusion)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.34 * classes, 4.0, 10.0))
+    figure = new_figure(side + 1.6, side + 0.6)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6)
+    bar.set_label("share of the class", fontsize=8, color=FAINT)
+    bar.ax.tick_params(labelsize=7, colors=FAINT)
+    bar.outline.set_visible(False)
+    axes.set_xlabel("taken for", fontsize=9, color=FAINT)
+    axes.set_ylabel("class", fontsize=9, color=FAINT)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=7, colors=INK, length=0)
+    if classes <= MOST_NAMED:
+        names = [shortened(name) for name in class_names]
+        axes.set_xticks(range(classes), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(classes), names, parse_math=False)
+    if classes <= _MOST_NUMBERED:
+        for i, j in zip(*np.nonzero(confusion)):
+            colour = "white" if shares[i, j] > 0.5 else INK
+            axes.text(
+                j, i, int(confusion[i, j]), ha="center", va="center", fontsize=7, color=colour
+            )
+    return figure
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """Returns the name, cut off with "…" where it is long."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -11,18 +11,12 @@ import numpy as np
 
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
-from efficientnetv2.common.plots import figure_png
+from efficientnetv2.common.plots import draw_confusion, figure_png
 from efficientnetv2.hparams import Config, dataset_cfg_of
 from efficientnetv2.report.evaluate import Findings, draw_mistakes
 from efficientnetv2.report.history import History, is_finished, throughputs
 from efficientnetv2.report.html import numbers, page, paragraph
-from efficientnetv2.report.plots import (
-    CURVES,
-    confused_pairs,
-    draw_confusion,
-    draw_curve,
-    draw_throughput,
-)
+from efficientnetv2.report.plots import CURVES, confused_pairs, draw_curve, draw_throughput
 from efficientnetv2.report.sections import (
     MOST_PAIRS,
     class_rows,

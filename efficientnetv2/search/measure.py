@@ -247,8 +247,6 @@ def main() -> None:
     import_tensorflow()
     from efficientnetv2.hparams.models import get_spec
 
-    pass
-
     turns = HostTurns()
     try:
         for name in options.specs:

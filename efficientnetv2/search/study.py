@@ -27,6 +27,7 @@ import sqlalchemy.exc
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -325,7 +326,7 @@ class Progress:
             best = max(complete, key=lambda one: one.value)
             parts.append(f"best {best.value:.4f} (trial {best.number})")
         parts.append(f"left {_time(self._left(len(finished)))}")
-        print("  ".join(parts), flush=True)
+        show("  ".join(parts))
 
     def _left(self, finished: int) -> float:
         """Seconds until the budget is spent, at the pace since this worker began."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams.spec import save_spec
 from efficientnetv2.search.cost_model import reward
@@ -144,7 +145,7 @@ class Worker:
         if not running or self.search.budget.seconds is not None:
             return False
         if not self._awaits:
-            print(f"waiting for {running} under way elsewhere, or for their heartbeats to end")
+            show(f"waiting for {running} under way elsewhere, or for their heartbeats to end")
         self._awaits = True
         time.sleep(POLL_SECONDS)
         return True

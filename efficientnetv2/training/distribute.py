@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.common.console import is_verbose, show
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams import nearest
 from efficientnetv2.training.signals import StopRequested, StopSignals
@@ -24,8 +25,12 @@ EXAMPLE = (
 )
 
 
-def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
+def make_strategy(
+    name: str | tf.distribute.Strategy = "auto", tpu: str | None = None
+) -> tf.distribute.Strategy:
     """Returns the strategy to build and train a model under; call it before any operation.
+
+    A `tf.distribute.Strategy` is returned as it is. By name:
 
     `auto`: all GPUs if there are several, else one device; `one`: one device, no strategy;
     `mirrored` (officially `gpus`): MirroredStrategy over all GPUs, or over the CPU; `multiworker`:
@@ -36,6 +41,8 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.S
     Raises: UserError for an unknown name, a TPU that cannot be reached, or a TF_CONFIG that is
     missing, wrong, or names a port that is taken.
     """
+    if isinstance(name, tf.distribute.Strategy):
+        return name
     if name not in STRATEGIES:
         raise UserError(f"unknown strategy {name!r}{nearest(name, STRATEGIES)}")
     if name == "tpu":
@@ -69,7 +76,7 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
     cluster, job, index = read_tf_config(os.environ.get("TF_CONFIG", ""))
     address, count = cluster[job][index], sum(map(len, cluster.values()))
     line = f"{job} {index} of {count} workers, at {address}; waiting for all"
-    print(line, file=sys.stderr, flush=True)
+    show(line, stderr=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
@@ -161,8 +168,8 @@ class Workers:
 
     @property
     def stream(self):
-        """Where the run tells how it is getting on."""
-        return sys.stdout if self.is_chief else _Silent()
+        """Where progress goes: stdout of the chief, if output is wanted."""
+        return sys.stdout if self.is_chief and is_verbose() else _Silent()
 
     def folder(self, model_dir: str) -> str:
         """Where this worker writes: the chief into `model_dir`."""

@@ -209,7 +209,7 @@ class Evaluator:
         if self._counts is not None:
             self._counts.assign(tf.zeros_like(self._counts.read_value()))
         batches = dataset.batch(self.batch_size).map(self._pad).prefetch(tf.data.AUTOTUNE)
-        sums, counter = np.zeros(1), Counter("evaluating")
+        sums, counter = np.zeros(1), Counter("evaluating", self.workers.stream)
         for number, batch in enumerate(self.workers.distribute_whole(batches)):
             features, labels = batch
             batch_sums, logits = self.step(features, labels)

@@ -1,14 +1,19 @@
 """The `model_dir` of a run: its config, class names and architecture next to the checkpoints."""
 
-import dataclasses
 import json
 import os
 from itertools import zip_longest
 
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
-from efficientnetv2.hparams import Config, differing_keys, load_config, save_config, with_values
-from efficientnetv2.hparams.overrides import flatten
+from efficientnetv2.hparams import (
+    Config,
+    differing_keys,
+    load_config,
+    save_config,
+    settings_of,
+    with_values,
+)
 from efficientnetv2.hparams.spec import is_spec_file, load_spec, save_spec
 
 CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
@@ -41,7 +46,7 @@ def check_run(
     saved = load_config(path)
     changed = _changes(saved, config)
     if changed and not allow_changes:
-        theirs, ours = (dict(flatten(dataclasses.asdict(c))) for c in (saved, config))
+        theirs, ours = (dict(settings_of(c)) for c in (saved, config))
         both = ", ".join(f"{k}={_text(theirs[k])} (now {_text(ours[k])})" for k in changed)
         raise UserError(
             f"{model_dir} holds a run with {both}; give the same settings to resume, "

@@ -10,46 +10,39 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from efficientnetv2.common.plots import INK, figure_pixels, new_figure
+from efficientnetv2.common.plots import INK, draw_confusion, figure_pixels, new_figure, shortened
 from efficientnetv2.hparams import Stage
 from efficientnetv2.network.compat import tf_variable, var_path
-from efficientnetv2.report.plots import draw_confusion, shortened
-from efficientnetv2.training.callbacks import Callback
 
 _IMAGES, _COLUMNS = 16, 4  # Of a sheet.
 
 
-class TensorBoardPictures(Callback):
+class TensorBoardPicturesCallback:
     """Writes to `model_dir`/tensorboard/pictures; "norms" beside it has the weights' norms.
 
-    `class_names` in the order of the labels. The norms are those of `watch(model)`'s model, at
-    each evaluation; without one there are none.
+    `class_names` in the order of the labels. The norms are those of the model, at each evaluation.
     """
 
     def __init__(self, model_dir: str, class_names: Sequence[str]):
         self.class_names = class_names
         self._directory = os.path.join(model_dir, "tensorboard")
-        self._writers, self._model = {}, None
+        self._writers = {}
 
-    def watch(self, model: keras.Model) -> None:
-        """Names the model whose weights' norms are written."""
-        self._model = model
-
-    def stage_begins(self, stage: Stage, images: np.ndarray, labels: np.ndarray) -> None:
+    def on_stage_begin(self, stage: Stage, images: np.ndarray, labels: np.ndarray) -> None:
         """A sheet of the batch, named for the stage's number and image size."""
         title = f"stage {stage.index + 1}, {stage.image_size} px"
         sheet = draw_batch(images[:_IMAGES], labels[:_IMAGES], self.class_names, title)
         name = f"training_images/stage_{stage.index + 1}_{stage.image_size}px"
         self._picture(name, sheet, stage.first_step)
 
-    def evaluated(self, step: int, stage: Stage, scores: dict, confusion) -> None:
+    def on_evaluate(self, step: int, stage: Stage, scores: dict, confusion) -> None:
         """The confusion matrix, where there is one, and the norms."""
         if confusion is not None:
             figure = draw_confusion(np.asarray(confusion), self.class_names)
             self._picture("confusion_matrix", figure, step)
-        if self._model is not None:
+        if self.model is not None:
             with self._writer("norms").as_default():
-                for group, norm in weight_norms(self._model).items():
+                for group, norm in weight_norms(self.model).items():
                     tf.summary.scalar(f"weight_norm/{group}", norm, step=step)
             self._writer("norms").flush()
 

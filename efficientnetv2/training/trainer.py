@@ -195,7 +195,7 @@ class TrainingLoop:
         self.trainer, self.config, self.stages = trainer, trainer.config, trainer.stages
         self.make_dataset, self.make_eval_dataset = make_dataset, make_eval_dataset
         self.workers, self.progress = trainer.workers, trainer.progress
-        self.observers = trainer.observers if self.workers.is_chief else ()
+        self.callbacks = trainer.callbacks if self.workers.is_chief else ()
         self.log = RunLog(trainer.folder)
         self.window = Window(self.progress)
         self.selection, self.signals = trainer.selection, StopSignals()
@@ -263,8 +263,8 @@ class TrainingLoop:
         if values is not None:
             values["learning_rate"] = learning_rate_at(self.config, self.stages, last)
             self.log.record("train", step, stage.index, values)
-            for observer in self.observers:
-                observer.logged(step, stage, values)
+            for callback in self.callbacks:
+                callback.on_log(step, stage, values)
 
     def _evaluate(self, stage: Stage) -> None:
         trainer, step = self.trainer, self.trainer.step
@@ -277,8 +277,8 @@ class TrainingLoop:
         self.evaluation_due = False
         self.log.record("eval", step, stage.index, scores)
         confusion = trainer.evaluator.confusion  # All workers together read it.
-        for observer in self.observers:
-            observer.evaluated(step, stage, scores, confusion)
+        for callback in self.callbacks:
+            callback.on_evaluate(step, stage, scores, confusion)
         line = f"step {step}  evaluated {scores['examples']}:  {scores_line(scores)}"
         self.progress.message(line)
         if self.selection.evaluated(step, scores, trainer.save_best):
@@ -352,12 +352,12 @@ class TrainingLoop:
         return crosses or step == self.stages[-1].end_step
 
     def _show_batch(self, variant: Stage, features, labels) -> None:
-        if self.observers:
+        if self.callbacks:
             local = self.trainer.strategy.experimental_local_results
             images = np.concatenate(local(features["image"]))
             rows = np.concatenate(local(labels["label"]))
-            for observer in self.observers:
-                observer.stage_begins(variant, images, rows)
+            for callback in self.callbacks:
+                callback.on_stage_begin(variant, images, rows)
 
 
 __all__ = ["Trainer", "TrainingStopped"]
@@ -373,7 +373,7 @@ class Trainer:
         class_weights: one per class, for `data.class_balance=loss`, see `losses.make_loss`; they
             must follow from the data, so that a resumed run has the same.
         initialize: loads weights into the model of a run that has no checkpoint yet.
-        observers: told of what happens, see `Observer`.
+        callbacks: see `Callback`.
         describe_batch: (stage, step) -> names of the examples, to tell where a loss is no number.
     """
 
@@ -386,7 +386,7 @@ class Trainer:
         model: Callable[[], keras.Model] | None = None,
         class_weights: Sequence[float] | None = None,
         initialize: Callable[[keras.Model], None] | None = None,
-        observers: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (),
         describe_batch: Callable[[Stage, int], list[str]] | None = None,
     ):
         replicas = strategy.num_replicas_in_sync
@@ -394,7 +394,7 @@ class Trainer:
         _check_class_weights(config, class_weights)
         self.config, self.stages, self.strategy = config, stages, strategy
         self.model_dir, self.class_weights = model_dir, class_weights
-        self.observers, self.describe_batch = observers, describe_batch
+        self.callbacks, self.describe_batch = callbacks, describe_batch
         self.workers = Workers(strategy)
         self.folder = self.workers.folder(model_dir)  # Where this worker writes.
         self.progress = Progress(stages, self.workers.stream)
@@ -422,7 +422,7 @@ class Trainer:
             config.eval.batch_size,
             config.train.loss_type,
             config.data.multiclass,
-            confusion=bool(observers),
+            confusion=bool(callbacks),
             workers=self.workers,
         )
         self.restore()

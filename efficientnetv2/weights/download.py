@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -22,8 +21,8 @@ import zlib
 from time import sleep
 
 from absl import logging
-from tqdm.auto import tqdm
 
+from efficientnetv2.common.console import progress_bar, show
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.weights.pretrained import ROOT_URL, Pretrained
 
@@ -153,14 +152,13 @@ def _check_continues(response, path: str, origin: _Origin, offset: int) -> None:
 
 
 def _copy(response, path: str, origin: _Origin, offset: int) -> None:
-    bar = tqdm(
+    bar = progress_bar(
         desc=os.path.basename(origin.url),
         total=origin.num_bytes,
         initial=offset,
         unit="B",
         unit_scale=True,
         delay=BAR_DELAY,
-        disable=None,  # Where stderr is no terminal.
     )
     with open(path, "ab" if offset else "wb") as file, bar:
         if not offset:
@@ -337,7 +335,7 @@ def _download(row: Pretrained, archive: str, part: str) -> None:
             f"${URL_VARIABLE} must start with http:// or https://, got {url}; "
             f"to use a file, put it at {archive}"
         )
-    print(f"Downloading {url} to {os.path.dirname(archive)}", file=sys.stderr, flush=True)
+    show(f"Downloading {url} to {os.path.dirname(archive)}", stderr=True)
     try:
         transfer(url, part, num_bytes=row.num_bytes)
     except TransferError as error:
@@ -391,6 +389,6 @@ def _only_process(archive: str):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Waiting for a process that fetches {archive}", file=sys.stderr, flush=True)
+            show(f"Waiting for a process that fetches {archive}", stderr=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

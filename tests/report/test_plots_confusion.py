@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from efficientnetv2.common.plots import figure_png
-from efficientnetv2.report.plots import (
-    MOST_NAMED,
-    ConfusedPair,
-    confused_pairs,
-    draw_confusion,
-    shortened,
-)
+from efficientnetv2.common.plots import MOST_NAMED, draw_confusion, figure_png, shortened
+from efficientnetv2.report.plots import ConfusedPair, confused_pairs
 
 COUNTS = np.array([[6, 2, 2], [0, 0, 0], [5, 0, 3]], np.int64)
 

@@ -48,7 +48,7 @@ def batch(stage, rows=5):
 def test_a_sheet_of_each_stage(tmp_path):
     pictures = TensorBoardPictures(str(tmp_path), NAMES)
     for stage in STAGES[:2]:
-        pictures.stage_begins(stage, *batch(stage))
+        pictures.on_stage_begin(stage, *batch(stage))
     found = events(tmp_path / "tensorboard" / "pictures")
     assert list(found) == [
         ("training_images/stage_1_17px", 0),
@@ -87,20 +87,20 @@ def test_names_in_any_script_and_with_dollars_are_drawn(tmp_path):
     """matplotlib warns of letters that its font lacks, and reads mathematics between dollars."""
     names = ("猫", r"$\frac$", *NAMES[2:])
     pictures = TensorBoardPictures(str(tmp_path), names)
-    pictures.stage_begins(STAGES[0], *batch(STAGES[0]))
-    pictures.evaluated(3, STAGES[0], {}, np.eye(tiny_run.CLASSES, dtype=np.int64))
+    pictures.on_stage_begin(STAGES[0], *batch(STAGES[0]))
+    pictures.on_evaluate(3, STAGES[0], {}, np.eye(tiny_run.CLASSES, dtype=np.int64))
     assert len(events(tmp_path / "tensorboard" / "pictures")) == 2
 
 
 def test_the_matrix_and_the_norms_after_each_evaluation(tmp_path):
     pictures = TensorBoardPictures(str(tmp_path), NAMES)
     right = np.eye(tiny_run.CLASSES, dtype=np.int64)
-    pictures.evaluated(3, STAGES[0], {"top1": 1.0}, right)
+    pictures.on_evaluate(3, STAGES[0], {"top1": 1.0}, right)
     assert not (tmp_path / "tensorboard" / "norms").exists()
     model = tiny_run.make_model()
-    pictures.watch(model)
-    pictures.evaluated(6, STAGES[1], {"top1": 0.0}, right[::-1])
-    pictures.evaluated(9, STAGES[2], {"hit_at_1": 0.0}, None)
+    pictures.set_model(model)
+    pictures.on_evaluate(6, STAGES[1], {"top1": 0.0}, right[::-1])
+    pictures.on_evaluate(9, STAGES[2], {"hit_at_1": 0.0}, None)
     found = events(tmp_path / "tensorboard" / "pictures")
     assert list(found) == [("confusion_matrix", 3), ("confusion_matrix", 6)]
     first, second = (pixels(image) for image in found.values())

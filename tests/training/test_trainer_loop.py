@@ -47,10 +47,10 @@ class TestRandomSizes:
             return tiny_run.make_batches(variant, first_step)
 
         class Looking(Callback):
-            def stage_begins(self, stage, images, labels):
+            def on_stage_begin(self, stage, images, labels):
                 shown.append((stage.image_size, images.shape[1]))
 
-        run = make_trainer(tmp_path, self.SETTINGS, observers=[Looking()])
+        run = make_trainer(tmp_path, self.SETTINGS, callbacks=[Looking()])
         run.train(make_batches)
         (stage,) = run.stages
         drawn = [stage.variant_at(step) for step in range(12)]
@@ -133,27 +133,27 @@ class Counting(Callback):
     def __init__(self):
         self.told = []
 
-    def stage_begins(self, stage, images, labels):
+    def on_stage_begin(self, stage, images, labels):
         assert images.dtype == np.uint8 and labels.dtype == np.float32
         self.told.append(("begins", stage.index, images.shape, labels.shape))
 
-    def logged(self, step, stage, values):
+    def on_log(self, step, stage, values):
         self.told.append(("logged", step, stage.index, sorted(values)))
 
-    def evaluated(self, step, stage, scores, confusion):
+    def on_evaluate(self, step, stage, scores, confusion):
         assert confusion.shape == (tiny_run.CLASSES,) * 2
         assert confusion.sum() == scores["examples"]
         self.told.append(("evaluated", step, stage.index, sorted(scores)))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_observers_are_told_what_happens_and_change_nothing(tmp_path, replicas):
+def test_callbacks_are_told_what_happens_and_change_nothing(tmp_path, replicas):
     settings = "train.stages=2,runtime.log_step_count_steps=6,eval.every_epochs=2"
     strategy = tf.distribute.get_strategy()
     if replicas == 2:
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     counting = Counting()
-    run = make_trainer(tmp_path / "seen", settings, strategy=strategy, observers=[counting])
+    run = make_trainer(tmp_path / "seen", settings, strategy=strategy, callbacks=[counting])
     run.train(tiny_run.make_batches, tiny_run.make_examples)
     values = {"loss", "accuracy", "gradient_norm", "learning_rate", "image_size", "ram"}
     values |= {"images_per_second", "mixup_alpha", "cutmix_alpha", "dropout_rate"}
@@ -228,13 +228,13 @@ def test_the_steps_and_data_of_a_stage_are_let_go_when_it_ends(tmp_path, monkeyp
         return keras.Model(model.input, keras.layers.Dense(12, name="classifier")(outputs))
 
     class Counting(Callback):
-        def stage_begins(self, stage, images, labels):
+        def on_stage_begin(self, stage, images, labels):
             found = [g for g in gc.get_objects() if isinstance(g, FuncGraph)]
             graphs.append(sum("traced" in graph.name for graph in found))
 
     gc.collect()
     monkeypatch.setattr(trainer.Trainer, "open_variant", opening)
-    run = tiny_run.make_trainer(tmp_path, model=silu_model, observers=[Counting()])
+    run = tiny_run.make_trainer(tmp_path, model=silu_model, callbacks=[Counting()])
     run.train(tiny_run.make_batches, tiny_run.make_examples)
     assert alive == [0, 0, 0, 0]
     assert graphs == graphs[:1] * 4  # Those of other tests.

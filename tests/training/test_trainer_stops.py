@@ -111,10 +111,10 @@ class TestSignals:
 
     def test_before_an_evaluation(self, tmp_path, undisturbed, monkeypatch):
         class AtRecord(Signalling):
-            def logged(self, step, stage, values):
+            def on_log(self, step, stage, values):
                 self.send()
 
-        run = make_trainer(tmp_path, observers=[AtRecord()])
+        run = make_trainer(tmp_path, callbacks=[AtRecord()])
         monkeypatch.setattr(run, "evaluator", lambda dataset: pytest.fail("it began"))
         with pytest.raises(TrainingStopped, match="step 3"):
             run.train(tiny_run.make_batches, tiny_run.make_examples)

@@ -1,0 +1,1 @@
+"""The command line: flags -> arguments -> one function of the library per mode."""
