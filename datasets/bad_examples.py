@@ -213,10 +213,9 @@ def explain_reading_errors(
     try:
         yield
     except READING_ERRORS as error:
-        # A UserError of a Python function inside tf.data, which TensorFlow wraps.
-        _, marker, text = str(error).partition("UserError: ")
-        if marker:
-            raise UserError(text.splitlines()[0]) from error
+        inner = user_error_in(error)
+        if inner is not None:
+            raise inner from error
         logging.warning("looking for an example that cannot be read")
         max_pixels = data_config.max_pixels if data_config else None
         found = find_unreadable(sources, max_pixels=max_pixels, first_number=first_number())
@@ -226,6 +225,12 @@ def explain_reading_errors(
             f"cannot read {found.name}: {found.fault.reason}; fix or remove it, or set "
             "data.on_error=skip. --mode=check_data finds all such"
         ) from error
+
+
+def user_error_in(error: Exception) -> UserError | None:
+    """The UserError that a Python function inside tf.data raised, which TensorFlow wraps."""
+    _, marker, text = str(error).partition("UserError: ")
+    return UserError(text.splitlines()[0]) if marker else None
 
 
 class BadExamples:

@@ -1,1 +1,9 @@
-"""Exports: SavedModels for serving, other formats, verification, prediction, demo page."""
+"""Exports: SavedModels for serving, other formats, verification, prediction, demo page.
+
+The package can be called, `efficientnetv2.export(run, "serving/photos")`; see
+`efficientnetv2.export.saved_model.export`.
+"""
+
+from efficientnetv2.common.callable_package import make_callable
+
+make_callable(__name__, "saved_model", "export")

@@ -1,18 +1,24 @@
 """Demo page (`--mode=demo`): classes, Grad-CAM and time of an image in the browser."""
 
+import contextlib
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.datasets.bad_examples import clean_message
+from efficientnetv2.datasets import open_source
+from efficientnetv2.datasets.bad_examples import clean_message, format_of
 from efficientnetv2.export.compare import sample_images
 from efficientnetv2.export.serving import ServingModule
 from efficientnetv2.hparams import Config
 from efficientnetv2.report.evaluate import grad_cam, overlay
+from efficientnetv2.training.load_trained import Trained, as_trained
 from efficientnetv2.training.losses import activation_of
 
 try:
@@ -21,6 +27,7 @@ except ModuleNotFoundError:  # An extra.
     gradio = None
 
 TOP = 5
+EXAMPLES = 6  # Of the evaluation split, evenly spread.
 
 
 class Viewer:
@@ -111,3 +118,59 @@ def serve(page, port: int | None = None) -> str:
         theme=gradio.themes.Default(**fonts),  # Others load their fonts from Google.
     )
     return url
+
+
+@contextlib.contextmanager
+def demo(
+    run: str | Trained, *, port: int | None = None, verbose: bool = False
+) -> Iterator[tuple[str, object]]:
+    """Serves a page on this machine where a trained network can be tried, inside a `with` block.
+
+    The page shows the classes, Grad-CAM and the time of a dropped photo, and examples of the split
+    `eval` if the data is there. It works offline and cannot be reached from other machines.
+
+    Args:
+        run: directory of a run, or what `load_run` or `load_pretrained` returned.
+        port: of the page; None: a free one.
+
+    Yields: (address, page); `page.block_thread()` serves until Ctrl-C.
+
+    Raises: UserError if gradio is not installed or the port is taken.
+
+    Example:
+        with effnet.demo("runs/photos") as (url, page):
+            print(url)
+            page.block_thread()
+    """
+    with verbosity(verbose), tempfile.TemporaryDirectory() as folder:
+        run = as_trained(run)
+        page = build_page(
+            Viewer(run.model, run.config, run.class_names),
+            title=run.model.name,
+            examples=_examples(run.config, folder),
+        )
+        try:
+            url = serve(page, port)
+        except OSError as error:
+            raise UserError(f"--port={port} is taken; give another one") from error
+        try:
+            yield url, page
+        finally:
+            page.close(verbose=False)
+
+
+def _examples(config: Config, folder: str) -> list[str]:
+    """Writes images of the `eval` split to files; none, with a note, if the data is missing."""
+    try:
+        source = open_source(config.data, "eval", config.train.seed)
+    except UserError as error:
+        show(f"without examples from the data set: {error}")
+        return []
+    step, paths = max(1, source.num_examples // EXAMPLES), []
+    for record in source.records(None).shard(step, 0).take(EXAMPLES):
+        encoded = source.load(*record)[0].numpy()
+        extension = (format_of(encoded) or "jpeg").lower()
+        paths.append(os.path.join(folder, f"example_{len(paths)}.{extension}"))
+        with open(paths[-1], "wb") as file:
+            file.write(encoded)
+    return paths

@@ -1,15 +1,55 @@
-"""Asks a model, or an export of it, what is in image files."""
+"""Prediction: the best classes of image files, by a network or by its export."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
+from efficientnetv2.common.console import verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.sources.folder import IMAGE_ENDINGS
+from efficientnetv2.export.serving import ServingModule
 from efficientnetv2.export.versions import find_version
+from efficientnetv2.training.load_trained import Trained, as_trained
+from efficientnetv2.training.losses import activation_of
+from efficientnetv2.training.run_dir import CONFIG_FILE
 
 _BAR = 20  # Characters for a score of 1.
+
+
+def predict(
+    run: str | Trained, images: str | Iterable[str], *, verbose: bool = False
+) -> Iterator[dict]:
+    """Yields the best classes of images, one image at a time, by a trained network or an export.
+
+    Args:
+        run: directory of a run or of an export (a SavedModel or the folder of its versions), or
+            what `load_run` or `load_pretrained` returned.
+        images: image files, and folders whose images are taken in the order of their names.
+        verbose: print each image's classes with bars.
+
+    Yields: {"image": path, "top": [{"class": index, "label": name, "score": share in [0, 1]}, …]},
+        best class first, five at most; of a run each also has its "logit".
+
+    Raises: UserError for a path that does not exist, and naming a file that is not an image.
+
+    Example:
+        for row in effnet.predict("runs/photos", ["photo.jpg", "folder"]):
+            print(row["image"], row["top"][0]["label"])
+    """
+    with verbosity(verbose):
+        files = find_images([images] if isinstance(images, str) else images)
+        classify = _classifier(run)
+    return predict_files(classify, files, print if verbose else lambda line: None)
+
+
+def _classifier(run: str | Trained) -> Callable[[tf.Tensor], dict]:
+    if isinstance(run, str) and not os.path.exists(os.path.join(run, CONFIG_FILE)):
+        return load_serving(run)
+    run = as_trained(run)
+    config, activation = run.config, activation_of(run.config.train.loss_type)
+    module = ServingModule(run.model, config.eval.isize, config.data, run.class_names, activation)
+    return module.classify
 
 
 def find_images(paths: Iterable[str]) -> list[str]:

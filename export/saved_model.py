@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from efficientnetv2.common.console import verbosity
 from efficientnetv2.export.card import signatures_of, write_card
 from efficientnetv2.export.compare import (
     MAX_DIFFERENCE,
@@ -22,7 +23,9 @@ from efficientnetv2.export.formats import check_formats, write_formats
 from efficientnetv2.export.serving import SIGNATURES, ServingModule
 from efficientnetv2.export.versions import new_version
 from efficientnetv2.hparams import Config
+from efficientnetv2.report.history import run_scores
 from efficientnetv2.training.checkpoint import writing
+from efficientnetv2.training.load_trained import Trained, as_trained
 from efficientnetv2.training.losses import activation_of
 
 WARMUP_BATCHES = (1, 8, 32)
@@ -69,6 +72,57 @@ def read_warmup(path: str) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
         request = log.predict_log.request
         inputs = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
         yield request.model_spec.signature_name, inputs
+
+
+def export(
+    run: str | Trained,
+    export_dir: str,
+    *,
+    formats: Sequence[str] = (),
+    version: int | None = None,
+    verbose: bool = False,
+) -> str:
+    """Exports a trained network as a SavedModel for TensorFlow Serving, and verifies it.
+
+    Decoding, cropping, resizing and normalization are in the graph. The folder is written
+    completely or not at all, and never over an existing version.
+
+    Args:
+        run: directory of a run, or what `load_run` or `load_pretrained` returned.
+        export_dir: gets a folder per version, as TensorFlow Serving takes it.
+        formats: also "tflite", "tflite_fp16", "tflite_int8", "onnx", "openvino".
+        version: 1 or more; None: the next free one.
+        verbose: print how the formats compare with the network.
+
+    Returns: the path of the version, such as "serving/photos/1".
+
+    Raises: UserError if it cannot be written, exists, or a format lacks its packages;
+        ExportMismatch if the export, read back, differs from the network.
+
+    Example:
+        path = effnet.export("runs/photos", "serving/photos", formats=("tflite", "onnx"))
+    """
+    with verbosity(verbose):
+        check_formats(formats)  # Before anything is loaded.
+        run = as_trained(run)
+        loaded = run.loaded
+        weights = {
+            "source": loaded.source,
+            "format": loaded.format,
+            "step": loaded.step,
+            "averaged": loaded.used_ema,
+            "adapted": list(loaded.adapted),
+        }
+        return export_saved_model(
+            run.model,
+            export_dir,
+            run.config,
+            class_names=run.class_names,
+            weights=weights,
+            metrics=run_scores(run),
+            version=version,
+            formats=formats,
+        )
 
 
 def export_saved_model(

@@ -1,8 +1,10 @@
 """Verification of an export: checksums, signatures, warm-up, stored scores, latency."""
 
 import base64
+import itertools
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,23 +12,30 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import atomic_write, make_folder
 from efficientnetv2.export.card import (
     expected_signatures,
     file_digests,
     first_difference,
     read_card,
     signatures_of,
+    weights_sha256,
 )
 from efficientnetv2.export.compare import (
     MAX_DIFFERENCE,
+    ExportMismatch,
     read_expected,
     sample_images,
     score_difference,
 )
-from efficientnetv2.export.saved_model import WARMUP_BATCHES, read_warmup
+from efficientnetv2.export.saved_model import WARMUP_BATCHES, compare_with_model, read_warmup
+from efficientnetv2.export.versions import find_version
+from efficientnetv2.training.load_trained import Trained, as_trained
 
 LATENCY_BATCHES = (1, 8)
+_WIDTH = 26  # Of the names in the table.
 _SECONDS, _LEAST, _MOST = 1.0, 5, 200  # Of calls per signature and batch size.
 
 
@@ -36,6 +45,73 @@ class Check(NamedTuple):
     name: str
     passed: bool
     result: str
+
+
+def verify(
+    export_dir: str,
+    run: str | Trained | None = None,
+    *,
+    output_dir: str | None = None,
+    verbose: bool = False,
+) -> dict:
+    """Verifies an export anywhere: checksums, signatures, warm-up, stored scores; and its latency.
+
+    Args:
+        export_dir: a SavedModel that `export` wrote, or the folder of its versions (the newest).
+        run: compares also with this network: a run, or what `load_run` or `load_pretrained`
+            returned.
+        output_dir: gets request.json, a request for TensorFlow Serving.
+        verbose: print a table, and a command that queries TensorFlow Serving.
+
+    Returns: {"verified": path, "checks": {name: result}, "latency": {call: {"p50_ms", …}}}.
+
+    Raises: UserError naming the first check that failed; later ones are not made.
+
+    Example:
+        effnet.verify("serving/photos", "runs/photos")["latency"]
+    """
+    with verbosity(verbose):
+        run = as_trained(run) if run is not None else None
+        path = find_version(export_dir)
+        show(f"{path}\n{'check':{_WIDTH}}result")
+        checks = {}
+        for check in itertools.chain(prove(path), _parity(path, run) if run else ()):
+            result = check.result if check.passed else f"FAILED: {check.result}"
+            show(f"{check.name:{_WIDTH}}{result}")
+            if not check.passed:
+                raise UserError(f"{path}: {check.name}: {check.result}")
+            checks[check.name] = check.result
+        measured = latencies(path)
+        for name, row in measured.items():
+            text = f"p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms of {row['calls']} calls"
+            show(f"{name:{_WIDTH}}{text}")
+        show(f"query TensorFlow Serving, where it serves this:\n{_curl(path, output_dir)}")
+        return {"verified": path, "checks": checks, "latency": measured}
+
+
+def _parity(path: str, run: Trained) -> Iterator[Check]:
+    """Yields the check that the export gives the scores of a network."""
+    source = run.model_dir or run.loaded.source
+    try:
+        difference = compare_with_model(path, run.model, run.config)
+    except ExportMismatch as error:
+        yield Check("parity", False, f"with {source}: {error}")
+        return
+    same = read_card(path)["weights"].get("sha256") == weights_sha256(run.model)
+    text = "the same weights" if same else "not the same weights"
+    yield Check("parity", True, f"{text} as {source}, largest difference {difference:.1e}")
+
+
+def _curl(path: str, output_dir: str | None) -> str:
+    """A command that queries a server; the image is in a file if there is an `output_dir`."""
+    if output_dir:
+        file = os.path.join(output_dir, "request.json")
+        make_folder(output_dir)
+        atomic_write(file, rest_request(sample_images()[0]))
+        body = f"@{file}"
+    else:
+        body = rest_request(tiny_image())
+    return f"curl -d {shlex.quote(body)} {shlex.quote(rest_url(path))}"
 
 
 def prove(path: str) -> Iterator[Check]:
@@ -103,7 +179,7 @@ def _scores(path: str, card: dict, loaded) -> str:
             f"differ from those of the exported network by {difference:.1e}, at most "
             f"{MAX_DIFFERENCE:.0e} is allowed"
         )
-    return f"as of the exported network, but for {difference:.1e}"
+    return f"match the exported network (largest difference {difference:.1e})"
 
 
 _CHECKS: dict[str, Callable[[str, dict, object], str]] = {

@@ -21,16 +21,25 @@ tf.distribute.MirroredStrategy._collective_key_base = property(lambda strategy: 
 
 
 def run(*arguments):
-    """Runs main.py with these flags, in this process."""
-    import main
+    """Runs the command line with these flags, in this process."""
+    from efficientnetv2.cli import app
 
-    verbosity = logging.get_verbosity()
+    level = logging.get_verbosity()
     try:
         with flagsaver.flagsaver():
-            main.FLAGS.unparse_flags()
-            main.main(main.parse_flags(["main.py", *arguments]))
+            app.FLAGS.unparse_flags()
+            app.main(app.parse_flags(["efficientnetv2", *arguments]))
     finally:
-        logging.set_verbosity(verbosity)
+        logging.set_verbosity(level)
+
+
+@pytest.fixture(autouse=True)
+def verbose():
+    """Parts of the library print as they do on the command line; `verbosity(False)` ends it."""
+    from efficientnetv2.common.console import verbosity
+
+    with verbosity(True):
+        yield
 
 
 @pytest.fixture

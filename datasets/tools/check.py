@@ -1,13 +1,18 @@
 """Data check (`--mode=check_data`): reads all examples of all splits and lists what is wrong."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from efficientnetv2.common.console import progress_bar, show, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import make_folder, write_text
 from efficientnetv2.datasets.bad_examples import (
     READING_ERRORS,
     clean_message,
@@ -23,8 +28,10 @@ from efficientnetv2.datasets.tools.check_files import (
     describe,
     folder_findings,
 )
-from efficientnetv2.datasets.tools.findings import Finding
+from efficientnetv2.datasets.tools.findings import Finding, count_kinds, findings_table
+from efficientnetv2.hparams import Config
 
+FILE_NAME = "check_data.json"
 SMALL = 32  # pixels: a shorter side below it is worth a note
 _SKEW = 10  # largest class over smallest, from which on it is worth a note
 _ENDINGS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP"}
@@ -34,7 +41,7 @@ _DIGEST = 16  # bytes of a sha256 that are kept
 
 @dataclasses.dataclass
 class Check:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         findings: everything worth a line.
@@ -45,6 +52,84 @@ class Check:
     findings: list[Finding] = dataclasses.field(default_factory=list)
     examples: dict[str, int] = dataclasses.field(default_factory=dict)
     class_counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that stop a run, or make its result wrong."""
+        return sum(finding.is_error for finding in self.findings)
+
+    def summary(self) -> dict:
+        """{"errors", "notes", "examples": {split: number}, "kinds": {kind: number}}."""
+        return {
+            "errors": self.errors,
+            "notes": len(self.findings) - self.errors,
+            "examples": self.examples,
+            "kinds": count_kinds(self.findings),
+        }
+
+
+def check_data(config: Config, *, output_dir: str | None = None, verbose: bool = False) -> Check:
+    """Reads all examples of all splits and lists what is wrong with them, before a run does.
+
+    What libraries in C write to stderr meanwhile is kept back and read.
+
+    Args:
+        config: from `get_config`; its data set is read.
+        output_dir: gets check_data.json with all findings.
+        verbose: show progress bars, and print a table of the first findings of each kind.
+
+    Raises: UserError if check_data.json cannot be written.
+
+    Example:
+        check = effnet.check_data(effnet.get_config(None, "folder", data_dir="photos"))
+        for finding in check.findings:
+            print(finding.kind, finding.name)
+    """
+    with verbosity(verbose), _progress_bars() as progress:
+        check = check_splits(config.data, config.train.seed, progress)
+    with verbosity(verbose):
+        show(findings_table(check.findings))
+        for split, counts in check.class_counts.items():
+            show(f"{split}: {check.examples[split]} examples, {_spread(counts)}")
+    if output_dir:
+        make_folder(output_dir)
+        findings = [finding._asdict() for finding in check.findings]
+        content = {
+            **check.summary(),
+            "class_counts": check.class_counts,
+            "findings": findings,
+        }
+        write_text(tf.io.gfile.join(output_dir, FILE_NAME), json.dumps(content))
+    return check
+
+
+@contextlib.contextmanager
+def _progress_bars() -> Iterator[Callable[[str, int], Callable]]:
+    """Yields `progress` of `check_splits`: a bar per split, on stderr as it was before."""
+    bars = []
+
+    def close_bars() -> None:
+        for bar in bars:
+            bar.close()
+
+    with os.fdopen(os.dup(2), "w") as screen:
+
+        def progress(split: str, count: int):
+            close_bars()
+            bars.append(progress_bar(total=count, desc=split, unit="images", file=screen))
+            return bars[-1].update
+
+        try:
+            yield progress
+        finally:
+            close_bars()
+
+
+def _spread(counts: dict[str, int]) -> str:
+    largest, smallest = max(counts, key=counts.get), min(counts, key=counts.get)
+    return (
+        f"{len(counts)} classes of {counts[smallest]} ({smallest}) to {counts[largest]} ({largest})"
+    )
 
 
 def check_splits(data_config, seed: int, progress: Callable[[str, int], Callable]) -> Check:

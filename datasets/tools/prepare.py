@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from efficientnetv2.common.console import progress_bar
+from efficientnetv2.common.console import progress_bar, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.bad_examples import Unreadable
 from efficientnetv2.datasets.sources.manifest import Manifest, PreparedSplit, write_manifest
@@ -35,6 +35,7 @@ from efficientnetv2.datasets.tools.shards import (
     read_finished,
     write_shard,
 )
+from efficientnetv2.hparams import Config
 from efficientnetv2.hparams.config import DataConfig
 
 _BAR_DELAY = 1.0  # seconds: what is checked faster needs no bar
@@ -51,6 +52,29 @@ class Prepared:
     left_out: dict[str, tuple[str, ...]]
     shards_kept: int
     shards_written: int
+
+
+def prepare_data(
+    config: Config, output_dir: str, *, short_side: int | None = None, verbose: bool = False
+) -> Prepared:
+    """Writes a data set as sharded TFRecords, which training reads fast, or the missing ones.
+
+    Args:
+        config: from `get_config`; its data set is read.
+        output_dir: gets manifest.json, the shards of each split, and progress/.
+        short_side: reduce images to this short side, in pixels; None: copy all byte for byte.
+        verbose: show a progress bar.
+
+    Raises: UserError as `prepare`.
+
+    Example:
+        config = effnet.get_config(None, "folder", data_dir="photos")
+        effnet.prepare_data(config, "records", short_side=256).manifest.splits["train"].num_examples
+    """
+    if short_side is not None and short_side < 1:
+        raise UserError(f"--short_side must be 1 pixel or more, got {short_side}")
+    with verbosity(verbose):
+        return prepare(config.data, output_dir, seed=config.train.seed, short_side=short_side)
 
 
 def prepare(data_config, folder: str, *, seed: int, short_side: int | None = None) -> Prepared:
@@ -107,9 +131,7 @@ def _check_apart(data_dir: str, folder: str) -> None:
 
 def _finished_shards(folder: str, plan: SplitPlan) -> dict[int, FinishedShard]:
     """The shards of a split that are as their notes say, by their number."""
-    bar = progress_bar(
-        desc=f"{plan.split}: checking", unit="B", unit_scale=True, delay=_BAR_DELAY
-    )
+    bar = progress_bar(desc=f"{plan.split}: checking", unit="B", unit_scale=True, delay=_BAR_DELAY)
     with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         names = map(plan.shard_name, range(plan.num_shards))
         shards = executor.map(lambda name: read_finished(folder, name, bar.update), names)

@@ -1,4 +1,4 @@
-"""What the pipeline does to a few images of the user's own, as sheets to look at.
+"""Preview (`--mode=preview`): contact sheets of what the pipeline does to a few images.
 
 The pictures come out of `build_dataset`, from a source that has nothing but the chosen examples:
 so they are what training and evaluation get, and the same command gives the same pictures.
@@ -13,20 +13,77 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from efficientnetv2.common.console import progress_bar, show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.datasets.augment.keras_cv import LAYERS, make_extra_augment
-from efficientnetv2.datasets.augment.policies import OP_NAMES, apply_op
-from efficientnetv2.datasets.bad_examples import find_fault
+from efficientnetv2.common.files import make_folder
+from efficientnetv2.datasets.augment.keras_cv import (
+    LAYERS,
+    make_extra_augment,
+    parse_extra_augment,
+)
+from efficientnetv2.datasets.augment.policies import OP_NAMES, OP_SETS, apply_op
+from efficientnetv2.datasets.bad_examples import explain_reading_errors, find_fault
 from efficientnetv2.datasets.decode import decode_image
-from efficientnetv2.datasets.pipeline import build_dataset, draw_seed
-from efficientnetv2.datasets.sources.source import Source
-from efficientnetv2.datasets.tools.sheets import Cell, Sheet
-from efficientnetv2.hparams import Config, Stage
+from efficientnetv2.datasets.pipeline import build_dataset, draw_seed, with_source_facts
+from efficientnetv2.datasets.sources.source import Source, open_source
+from efficientnetv2.datasets.tools.sheets import Cell, Sheet, save_sheet
+from efficientnetv2.hparams import Config, Stage, make_stages, with_values
 
+_IMAGES = 8
+_LARGE, _SMALL = 288, 112  # pixels: the size of a sheet's pictures
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
 _GALLERY_DRAWS = 6
 _SHOWN_LABELS = 3
 _LEAST_WEIGHT = 0.005  # of a label that is shown, with two digits
+
+
+def preview(config: Config, output_dir: str, *, verbose: bool = False) -> dict:
+    """Draws PNG sheets of the first training images: as each stage augments them, each operation.
+
+    Args:
+        config: from `get_config`.
+        output_dir: gets stages.png, evaluation.png, ops_*.png and keras_cv.png.
+        verbose: print each file, and a progress bar.
+
+    Returns: {"files": paths, "images": their number, "stages": their number}.
+
+    Raises: UserError if the data cannot be read, or a file cannot be written.
+
+    Example:
+        effnet.preview(effnet.get_config("efficientnetv2-s", "folder", data_dir="photos"), "sheets")
+    """
+    source = open_source(config.data, "train", config.train.seed)
+    config = with_source_facts(config, {"train": source})
+    # Magnitudes do not depend on the batch size, which may exceed a small data set.
+    batch = min(config.train.batch_size, source.num_examples)
+    stages = make_stages(with_values(config, train__batch_size=batch))
+    if config.data.extra_augment:
+        parse_extra_augment(config.data.extra_augment)  # Raises before anything is drawn.
+    make_folder(output_dir)
+    config = with_values(config, runtime__data_service=None)  # A few images need none.
+    few = chosen(config, source, _IMAGES)
+    size = config.train_size
+
+    def bar(names):
+        return progress_bar(iterable=names, desc="keras_cv", unit="layers")
+
+    sheets = {
+        "stages": (lambda: stage_sheet(config, stages, few), _LARGE),
+        "evaluation": (lambda: evaluation_sheet(config, few), _LARGE),
+    }
+    for op_set in OP_SETS:
+        sheet = functools.partial(op_sheet, config, size, op_set, few)
+        sheets[f"ops_{op_set}"] = (sheet, _SMALL)
+    sheets["keras_cv"] = (lambda: gallery_sheet(config, size, few, bar), _SMALL)
+    files = []
+    with verbosity(verbose), explain_reading_errors([few], config.data):
+        for name, (sheet, cell_size) in sheets.items():
+            path = tf.io.gfile.join(output_dir, f"{name}.png")
+            show(f"drawing {path}", stderr=True)
+            save_sheet(sheet(), path, cell_size=cell_size)
+            show(f"sheet  {path}")
+            files.append(path)
+    return {"files": files, "images": few.num_examples, "stages": len(stages)}
 
 
 def chosen(config: Config, source: Source, count: int) -> Source:

@@ -143,6 +143,6 @@ def _leave_checkout() -> None:
     `python main.py` and `python -m efficientnetv2` put it first.
     """
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if sys.path and os.path.isfile(os.path.join(root, "pyproject.toml")):
-        if os.path.abspath(sys.path[0]) == root:
-            del sys.path[0]
+    is_checkout = os.path.isfile(os.path.join(root, "pyproject.toml"))
+    if is_checkout and sys.path and os.path.abspath(sys.path[0]) == root:
+        del sys.path[0]

@@ -79,7 +79,7 @@ def require_flag(flag: str) -> None:
 
 
 def make_output_dir(path: str) -> None:
-    """Makes the folder of --output_dir, if it is missing. Raises: UserError if it cannot be made."""
+    """Makes the folder of --output_dir, if it is missing. Raises: UserError if it cannot."""
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:

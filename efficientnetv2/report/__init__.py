@@ -1,1 +1,9 @@
-"""Reports of runs and profiles: evaluation, plots, HTML."""
+"""Reports of runs and profiles: evaluation, plots, HTML.
+
+The package can be called, `efficientnetv2.report("runs/photos")`; see
+`efficientnetv2.report.report.report`.
+"""
+
+from efficientnetv2.common.callable_package import make_callable
+
+make_callable(__name__, "report", "report")

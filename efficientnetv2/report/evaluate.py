@@ -10,9 +10,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from efficientnetv2 import datasets
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.plots import image_png
+from efficientnetv2.datasets.bad_examples import explain_reading_errors
 from efficientnetv2.hparams import Config
+from efficientnetv2.training.load_trained import Trained
 from efficientnetv2.training.losses import activation_of
 from efficientnetv2.training.metrics import Evaluator, predicted_classes
 
@@ -115,6 +118,41 @@ class Findings:
     class_scores: np.ndarray
     confusion: np.ndarray | None
     mistakes: tuple[Mistake, ...]
+
+
+def evaluate_split(run: Trained, split: str) -> Findings:
+    """Evaluates a run on a split of its data, in one pass.
+
+    Raises: UserError if the data cannot be read, or its classes are not those of the run.
+    """
+    config = run.config
+    source = datasets.open_source(config.data, split, config.train.seed)
+    if source.class_names != run.class_names:
+        raise UserError(
+            f"the classes of the data are not those of {run.labels}; give the data that was "
+            "trained on, by --data_dir"
+        )
+    bad = datasets.BadExamples(source, split, config.data)
+
+    def names_at(positions):
+        wanted, names = set(positions), {}
+        for position, record in enumerate(source.records(None)):
+            if position in wanted:
+                names[position] = source.name_of(*record).numpy().decode("utf-8", "replace")
+        # Where some were skipped, positions do not tell which an example was.
+        return [names[position] if not bad.count else "" for position in positions]
+
+    with explain_reading_errors([source], config.data):
+        dataset = datasets.build_dataset(config, split, source=source, bad=bad)
+        return evaluate_run(
+            run.strategy,
+            run.model,
+            config,
+            dataset,
+            split=split,
+            step=run.loaded.step,
+            names_at=names_at,
+        )
 
 
 def evaluate_run(

@@ -1,4 +1,4 @@
-"""What `metrics.jsonl` says about a run, finished or not."""
+"""History of a run, finished or not: the records of its `metrics.jsonl`."""
 
 import dataclasses
 import json
@@ -6,8 +6,10 @@ import os
 import statistics
 from collections.abc import Sequence
 
-from efficientnetv2.hparams import Config, Stage, make_stages
+from efficientnetv2.hparams import Config, Stage, differing_keys, make_stages
 from efficientnetv2.training.checkpoint import Selection
+from efficientnetv2.training.load_trained import Trained
+from efficientnetv2.training.run_dir import open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +98,23 @@ def is_finished(history: History, config: Config) -> bool:
     """Whether the run made its last step, or ended early by `eval.patience`."""
     stopped = Selection(config, "").replay(history.evaluations).is_over
     return stopped or history.step >= history.end_step
+
+
+def run_scores(run: Trained) -> dict | None:
+    """The scores of a run's last evaluation, or of its best for the best checkpoint, and the step.
+
+    None if there was none, for weights that are not a run's, or if overrides ask for another image
+    size or crop than the run evaluates.
+    """
+    if run.model_dir is None:
+        return None
+    saved, _ = open_run(run.model_dir)
+    changed = differing_keys(saved, run.config)
+    if {"eval.isize", "data.eval_crop", "data.resize_method"} & set(changed):
+        return None
+    evaluations = read_history(run.model_dir, saved).evaluations
+    if run.checkpoint == "best":
+        evaluations = [record for record in evaluations if record["step"] == run.loaded.step]
+    if not evaluations:
+        return None
+    return {key: v for key, v in evaluations[-1].items() if key not in ("kind", "stage")}

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
 from efficientnetv2.common.plots import draw_confusion, figure_png
 from efficientnetv2.hparams import Config, dataset_cfg_of
-from efficientnetv2.report.evaluate import Findings, draw_mistakes
-from efficientnetv2.report.history import History, is_finished, throughputs
+from efficientnetv2.report.evaluate import Findings, draw_mistakes, evaluate_split
+from efficientnetv2.report.history import History, is_finished, read_history, throughputs
 from efficientnetv2.report.html import numbers, page, paragraph
 from efficientnetv2.report.plots import CURVES, confused_pairs, draw_curve, draw_throughput
 from efficientnetv2.report.sections import (
@@ -29,7 +30,11 @@ from efficientnetv2.report.sections import (
     percent,
     stage_section,
 )
-from efficientnetv2.training.environment import environment
+from efficientnetv2.training.checkpoint import read_best
+from efficientnetv2.training.environment import environment, saved_environments
+from efficientnetv2.training.load_trained import Trained, load_run
+from efficientnetv2.training.run_dir import open_run
+from efficientnetv2.weights.tf_checkpoint import checkpoint_prefix
 
 PAGE, NUMBERS = "report.html", "report.json"
 _SCORES = {  # The chief ones, for the top of the page.
@@ -56,6 +61,55 @@ class Run:
     model: object = None
     best: Mapping | None = None
     environments: Sequence[Mapping[str, str]] = ()
+
+
+def report(run: str | Trained, output_dir: str | None = None, *, verbose: bool = False) -> dict:
+    """Writes a page that shows a run, finished or not: curves, scores per class, worst errors.
+
+    It evaluates the split `eval`, or, of a run that is not finished, `minival`.
+
+    Args:
+        run: directory of a run, which may have no checkpoint yet, or what `load_run` returned.
+        output_dir: gets report.html, PNGs and report.json; None: `report` in the run's directory.
+
+    Returns: {"report": path of the page, "step": evaluated, then the scores}.
+
+    Raises: UserError if it is not a run, its data cannot be read, or a file cannot be written.
+
+    Example:
+        print(effnet.report("runs/photos")["report"])
+    """
+    with verbosity(verbose):
+        if isinstance(run, str) and checkpoint_prefix(run) is not None:
+            run = load_run(run, verbose=verbose)
+        trained = None if isinstance(run, str) else run
+        model_dir = run if trained is None else trained.model_dir
+        if model_dir is None:
+            raise UserError("a report needs a run; give the directory of one")
+        config, class_names = open_run(model_dir)
+        history = read_history(model_dir, config)
+        findings = None
+        if trained is None:
+            show(f"no checkpoint in {model_dir} yet: curves and settings alone")
+        else:
+            findings = evaluate_split(
+                trained, "eval" if is_finished(history, config) else "minival"
+            )
+        path = write_report(
+            Run(
+                os.path.basename(os.path.abspath(model_dir)),
+                config,
+                class_names,
+                history,
+                findings,
+                trained and trained.model,
+                read_best(model_dir),
+                saved_environments(model_dir),
+            ),
+            output_dir or os.path.join(model_dir, "report"),
+        )
+    scores = findings.scores if findings else {}
+    return {"report": path, "step": findings.step if findings else None, **scores}
 
 
 def write_report(run: Run, output_dir: str) -> str:

@@ -1,1 +1,9 @@
-"""Training-aware architecture search and scaling."""
+"""Training-aware architecture search and scaling.
+
+The package can be called, `efficientnetv2.search("cifar", config, "runs/search")`; see
+`efficientnetv2.search.run.search`.
+"""
+
+from efficientnetv2.common.callable_package import make_callable
+
+make_callable(__name__, "run", "search")

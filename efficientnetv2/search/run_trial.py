@@ -49,11 +49,11 @@ def measure(step_file: str, baseline: str, baseline_file: str, worker: Worker) -
 
     import_tensorflow()
     from absl import flags
+    from modes.common import configured
 
     from efficientnetv2 import datasets, hparams
     from efficientnetv2.search.measure import measure_step
     from efficientnetv2.training.distribute import make_strategy
-    from modes.common import configured
 
     strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
     config = configured()

@@ -61,7 +61,7 @@ def train(
         TrainingStopped: after SIGTERM or Ctrl-C, once all is saved; the same call resumes.
 
     Example:
-        config = effnet.get_config("efficientnetv2-s", "folder", "train.epochs=20", data_dir="photos")
+        config = effnet.get_config("efficientnetv2-s", "folder", data_dir="photos")
         scores = effnet.train(config, "runs/photos", weights="imagenet", verbose=True)
     """
     if not isinstance(model_dir, str) or not model_dir:

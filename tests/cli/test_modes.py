@@ -18,8 +18,8 @@ from efficientnetv2 import build_model, hparams, load_weights, save_spec
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.labels import read_labels
 from efficientnetv2.datasets.preprocess import preprocess_eval
+from efficientnetv2.training import run
 from efficientnetv2.weights.download import CACHE_VARIABLE, URL_VARIABLE
-from modes import training
 
 CLASSES = ("cat", "dog", "hen")
 SPEC = dataclasses.replace(published.SPEC, name="small", normalization="inception")
@@ -86,7 +86,7 @@ def test_infer_by_a_path_with_labels(folder, weights, answer):
     assert prediction["image"] == image
     check_top(prediction["top"], logits, CLASSES, 3)
     assert lines[0] == f"official, by name weights from {folder / 'model'}"
-    assert lines[1] == "  they bring data.num_classes=3"
+    assert lines[1] == "  they imply data.num_classes=3"
     result, _ = answer("--mode=infer", *weights, f"--image_path={image}")
     check_top(result["predictions"][0]["top"], logits, ("0", "1", "2"), 3)
 
@@ -110,7 +110,7 @@ def test_infer_by_a_name_uses_the_settings_that_travel(folder, answer, tmp_path,
     other = logits_of(model, image, 224, "v1", "legacy_bicubic")  # As the model alone would have.
     assert np.abs(other - logits).max() > 2e-2 * logits.std()
     assert lines[1] == (
-        "  they bring data.num_classes=1000, eval.isize=224, data.eval_crop=whole, "
+        "  they imply data.num_classes=1000, eval.isize=224, data.eval_crop=whole, "
         "data.resize_method=bilinear, model.normalization=inception"
     )
 
@@ -234,44 +234,42 @@ def test_settings_that_no_network_has_leave_no_run_behind(folder, refused, tmp_p
 
 def test_a_run_with_sigmoids_and_class_weights(folder, answer, tmp_path, monkeypatch):
     """All that asks the run afterwards knows what its scores are."""
-    from efficientnetv2 import training as learning
-
     made, photos, run_dir = [], tmp_path / "data", tmp_path / "run"
     shutil.copytree(folder / "photos", photos / "photos" / "train")
     shutil.copytree(folder / "photos", photos / "photos" / "val")
     for index in range(3):
         (photos / "photos" / "train" / "hen" / f"{index}.png").unlink()
 
-    class Spy(learning.Trainer):
+    class Spy(run.Trainer):
         def __init__(self, *args, **kwargs):
             made.append(kwargs["class_weights"])
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr(learning, "Trainer", Spy)
+    monkeypatch.setattr(run, "Trainer", Spy)
     settings = "data.augname=none,train.loss_type=sigmoid,data.class_balance=loss"
     flags = train(photos, folder / "small.json", run_dir, settings)
     for _ in range(2):  # Resumed, it has the same.
         result, _ = answer(*flags)
     assert result["step"] == 3
     assert made == [pytest.approx((12 / 15, 12 / 15, 12 / 6))] * 2
-    run = f"--model_dir={run_dir}"
+    model_dir = f"--model_dir={run_dir}"
     image = f"--image_path={folder / 'photos' / 'cat' / '0.png'}"
-    direct, _ = answer("--mode=infer", run, image)
+    direct, _ = answer("--mode=infer", model_dir, image)
     check_sigmoids(direct["predictions"][0]["top"])
-    exported, _ = answer("--mode=export", run, f"--export_dir={tmp_path / 'export'}")
+    exported, _ = answer("--mode=export", model_dir, f"--export_dir={tmp_path / 'export'}")
     card = json.loads((pathlib.Path(exported["export"]) / "model_card.json").read_text())
     assert card["activation"] == "sigmoid"
     served, _ = answer("--mode=infer", f"--export_dir={tmp_path / 'export'}", image)
     for mine, theirs in zip(served["predictions"][0]["top"], direct["predictions"][0]["top"]):
         assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
-    scores, _ = answer("--mode=eval", run)
+    scores, _ = answer("--mode=eval", model_dir)
     assert 0 < scores["loss"] < 3  # A mean over the classes.
 
 
 @pytest.mark.parametrize(
     "counts, message",
     [
-        (None, "which data of data.ds_name=shapes does not tell; folder and csv do, and TFRec"),
+        (None, "which data of data.ds_name=shapes does not state; folder and csv do, and TFRec"),
         ((4, 0), "class 'hen' has no training example"),
     ],
 )
@@ -279,5 +277,5 @@ def test_class_weights_need_examples_of_each_class(counts, message):
     source = types.SimpleNamespace(class_counts=counts, class_names=("cat", "hen"))
     config = hparams.get_config(None, "shapes", "data.class_balance=loss")
     with pytest.raises(UserError, match=message):
-        training._class_weights(config, source)
-    assert training._class_weights(hparams.get_config(None, "shapes"), source) is None
+        run._class_weights(config, source)
+    assert run._class_weights(hparams.get_config(None, "shapes"), source) is None

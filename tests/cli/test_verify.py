@@ -57,7 +57,7 @@ def card_of(path):
 def rows(lines):
     """{check: result} of the table."""
     start = next(i for i, line in enumerate(lines) if line.split() == ["check", "result"])
-    end = next(i for i, line in enumerate(lines) if line.startswith("ask TensorFlow Serving"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("query TensorFlow Serving"))
     return {line[:26].rstrip(): line[26:] for line in lines[start + 1 : end]}
 
 
@@ -111,7 +111,7 @@ def test_the_command_that_it_prints_asks_a_server_about_an_image(exported, answe
 
 def test_with_a_run_or_weights_it_compares_with_them(exported, run, answer, refused):
     _, lines = answer("--mode=verify", f"--export_dir={exported}", f"--model_dir={run}")
-    assert rows(lines)["parity"].startswith(f"the same weights as {run}, scores but for ")
+    assert rows(lines)["parity"].startswith(f"the same weights as {run}, largest difference ")
     line = refused(
         "--mode=verify",
         f"--export_dir={exported}",

@@ -8,11 +8,10 @@ import pytest
 import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.datasets.bad_examples import BadExamples, load_group
+from efficientnetv2.datasets.bad_examples import BadExamples, load_group, user_error_in
 from efficientnetv2.datasets.decode import decode_image
 from efficientnetv2.datasets.sources.files import make_indexed_source
 from efficientnetv2.hparams import DataConfig
-from modes.common import user_error_in
 
 GROUP = 8
 

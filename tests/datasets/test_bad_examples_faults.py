@@ -8,11 +8,10 @@ import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets import open_source
-from efficientnetv2.datasets.bad_examples import find_fault, find_unreadable
+from efficientnetv2.datasets.bad_examples import explain_reading_errors, find_fault, find_unreadable
 from efficientnetv2.datasets.sources.files import make_indexed_source
 from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.hparams import DataConfig
-from modes.common import named_decoding_errors
 
 LIMIT = 10**8
 CONFIG = DataConfig(ds_name="folder")
@@ -60,7 +59,7 @@ def test_the_fault_is_found_and_named(folder, fault):
     assert word in found.fault.reason and len(found.fault.reason.splitlines()) == 1
     with (
         pytest.raises(UserError, match="cannot read .*/x.*data.on_error=skip") as caught,
-        named_decoding_errors(sources(folder), CONFIG),
+        explain_reading_errors(sources(folder), CONFIG),
     ):
         raise tf.errors.InvalidArgumentError(None, None, "inside tf.data")
     assert f"{path}: " in str(caught.value) and word in str(caught.value)
@@ -114,7 +113,7 @@ def test_other_errors_stay_as_they_are(folder):
     error = tf.errors.InvalidArgumentError(None, None, "shapes differ")
     with (
         pytest.raises(tf.errors.InvalidArgumentError, match="shapes differ"),
-        named_decoding_errors(sources(folder), CONFIG),
+        explain_reading_errors(sources(folder), CONFIG),
     ):
         raise error
 
@@ -123,7 +122,7 @@ def test_larger_images_than_are_allowed_are_told(folder):
     config = DataConfig(ds_name="folder", max_pixels=100)
     with (
         pytest.raises(UserError, match="50 x 40 pixels, more than data.max_pixels=100"),
-        named_decoding_errors(sources(folder), config),
+        explain_reading_errors(sources(folder), config),
     ):
         raise tf.errors.InvalidArgumentError(None, None, "inside tf.data")
 

@@ -110,11 +110,9 @@ def free_ports(count: int) -> list[int]:
 
 def main_with_a_signal(number: int, step: int, flags: list[str]) -> None:
     sys.path[:0] = [str(ROOT)]
-    from absl import app
+    from efficientnetv2.cli import app, train
 
-    import main
-
-    def train():
+    def train_and_signal():
         from efficientnetv2.common.tf_import import import_tensorflow
 
         import_tensorflow()
@@ -128,10 +126,11 @@ def main_with_a_signal(number: int, step: int, flags: list[str]) -> None:
             return make(steps, at, *arguments)
 
         StageSteps.make = made
-        main.training.train()
+        train.train()
 
-    main.MODES["traineval"] = train
-    app.run(main.main, ["main.py", *flags], flags_parser=main.parse_flags)
+    app.MODES["traineval"] = train_and_signal
+    sys.argv = ["efficientnetv2", *flags]
+    app.run()
 
 
 if __name__ == "__main__":

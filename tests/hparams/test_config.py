@@ -15,7 +15,7 @@ from efficientnetv2.hparams import get_config, load_config, save_config, with_ov
 from efficientnetv2.hparams.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
-PACKAGES = ("datasets", "efficientnetv2", "export", "hparams", "modes")
+PACKAGES = ("datasets", "efficientnetv2", "export", "hparams")
 
 
 def test_config_is_frozen_and_copies_are_apart():

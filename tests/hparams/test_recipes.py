@@ -70,13 +70,13 @@ def values_of(config, keys):
 
 @every_recipe
 def test_the_header_tells_source_command_and_whether_it_was_run(name):
-    import main
+    from efficientnetv2.cli import app
 
     assert header(name, "Source")
     assert header(name, "Run here").startswith(("yes, ", "no; "))
     assert name in WHOLE or header(name, "Ours")
-    assert set(flags_of(name)) <= set(main.FLAGS)
-    assert flags_of(name)["mode"] in main.MODES
+    assert set(flags_of(name)) <= set(app.FLAGS)
+    assert flags_of(name)["mode"] in app.MODES
 
 
 @every_recipe

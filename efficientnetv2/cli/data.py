@@ -1,29 +1,44 @@
-"""Mode prepare: a data set as sharded TFRecords, for training to read fast."""
+"""Modes check_data, prepare and preview."""
 
+import sys
 import time
 
 from absl import flags
 
+from efficientnetv2.cli.common import config_from_flags, print_result, require_flag
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.tf_import import import_tensorflow
-from modes.common import configured, needed, report
 
 FLAGS = flags.FLAGS
 
 
+def check_data() -> None:
+    """Prints a table of what is wrong with the data; exit status 1 if there is an error in it.
+
+    With --output_dir it writes all of it, not only the first of each kind, to `check_data.json`.
+    """
+    config = config_from_flags()
+    import_tensorflow()
+    from efficientnetv2.datasets.tools import check
+
+    result = check.check_data(config, output_dir=FLAGS.output_dir, verbose=True)
+    print_result(result.summary())
+    if result.errors:
+        sys.exit(1)
+
+
 def prepare() -> None:
     """Writes the records of --dataset_cfg to --output_dir, or what is missing of them."""
-    needed("output_dir")
+    require_flag("output_dir")
     if FLAGS.short_side is not None and FLAGS.short_side < 1:
         raise UserError(f"--short_side must be 1 pixel or more, got {FLAGS.short_side}")
-    config = configured()
+    config = config_from_flags()
     import_tensorflow()
-    from efficientnetv2.datasets.tools import prepare as preparation
+    from efficientnetv2.datasets.tools.prepare import prepare_data
 
     start = time.monotonic()
-    prepared = preparation.prepare(
-        config.data, FLAGS.output_dir, seed=config.train.seed, short_side=FLAGS.short_side
-    )
+    short_side = FLAGS.short_side
+    prepared = prepare_data(config, FLAGS.output_dir, short_side=short_side, verbose=True)
     splits = {
         name: {
             "examples": split.num_examples,
@@ -38,7 +53,7 @@ def prepare() -> None:
             f"{name:8}{split['examples']:>10} examples {split['skipped']:>6} skipped "
             f"{split['shards']:>6} shards {split['bytes'] / 2**20:>10.1f} MiB"
         )
-    report(
+    print_result(
         {
             "prepared": FLAGS.output_dir,
             "splits": splits,
@@ -47,3 +62,13 @@ def prepare() -> None:
             "seconds": round(time.monotonic() - start, 1),
         }
     )
+
+
+def preview() -> None:
+    """Writes PNG sheets of the first images of the first epoch to --output_dir."""
+    require_flag("output_dir")
+    config = config_from_flags()
+    import_tensorflow()
+    from efficientnetv2.datasets.tools.preview import preview as draw_preview
+
+    print_result(draw_preview(config, FLAGS.output_dir, verbose=True))

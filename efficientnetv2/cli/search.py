@@ -1,0 +1,9 @@
+"""Modes search and scale."""
+
+
+def search() -> None:
+    raise NotImplementedError
+
+
+def scale() -> None:
+    raise NotImplementedError

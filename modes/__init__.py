@@ -1,1 +1,0 @@
-"""What each `--mode` does; `main.py` has the flags. Each module reads them from `absl.flags`."""
