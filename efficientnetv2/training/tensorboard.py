@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from efficientnetv2.common.plots import INK, draw_confusion, figure_pixels, new_figure, shortened
 from efficientnetv2.hparams import Stage
 from efficientnetv2.network.compat import tf_variable, var_path
+from efficientnetv2.training.callbacks import Callback
 
 _IMAGES, _COLUMNS = 16, 4  # Of a sheet.
 
 
-class TensorBoardPicturesCallback:
+class TensorBoardPictures(Callback):
     """Writes to `model_dir`/tensorboard/pictures; "norms" beside it has the weights' norms.
 
     `class_names` in the order of the labels. The norms are those of the model, at each evaluation.
