@@ -8,7 +8,7 @@ _HOMES = {
     "build_dataset": "efficientnetv2.datasets.pipeline",
     "find_unreadable": "efficientnetv2.datasets.bad_examples",
     "names_of_batch": "efficientnetv2.datasets.pipeline",
-    "open_source": "efficientnetv2.datasets.sources.source",
+    "open_source": "efficientnetv2.datasets.sources.registry",
     "with_source_facts": "efficientnetv2.datasets.pipeline",
 }
 __all__ = list(_HOMES)

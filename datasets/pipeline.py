@@ -16,7 +16,8 @@ from efficientnetv2.datasets.augment.ops import has_cutout, noise_cutout
 from efficientnetv2.datasets.augment.policies import apply_policy, policies_of
 from efficientnetv2.datasets.bad_examples import BadExamples, load_group
 from efficientnetv2.datasets.preprocess import preprocess_eval, preprocess_train
-from efficientnetv2.datasets.sources.source import Source, open_source
+from efficientnetv2.datasets.sources.registry import open_source
+from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.hparams import Config, Stage, with_values
 
 

@@ -10,9 +10,9 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.sources.folder import IMAGE_ENDINGS
 from efficientnetv2.export.serving import ServingModule
 from efficientnetv2.export.versions import find_version
+from efficientnetv2.hparams import CONFIG_FILE
 from efficientnetv2.training.load_trained import Trained, as_trained
 from efficientnetv2.training.losses import activation_of
-from efficientnetv2.training.run_dir import CONFIG_FILE
 
 _BAR = 20  # Characters for a score of 1.
 

@@ -18,7 +18,10 @@ from efficientnetv2.hparams.models import MODELS, model_layer
 from efficientnetv2.hparams.overrides import flatten, nearest, override, parse_overrides, read_yaml
 from efficientnetv2.hparams.stages import Stage, make_stages, stage_at, stage_table
 
+CONFIG_FILE = "config.yaml"  # In the directory of a run.
+
 __all__ = [
+    "CONFIG_FILE",
     "Config",
     "ConfigInputs",
     "DataConfig",

@@ -21,7 +21,8 @@ from efficientnetv2.datasets.bad_examples import (
     good_numbers,
 )
 from efficientnetv2.datasets.decode import decode_image
-from efficientnetv2.datasets.sources.source import SPLITS, Source, open_source
+from efficientnetv2.datasets.sources.registry import open_source
+from efficientnetv2.datasets.sources.source import SPLITS, Source
 from efficientnetv2.datasets.tools.check_files import (
     StderrWatch,
     any_image_source,

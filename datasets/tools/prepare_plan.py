@@ -12,7 +12,8 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import make_folder, write_text
 from efficientnetv2.datasets.bad_examples import READING_ERRORS, clean_message
 from efficientnetv2.datasets.sources.manifest import VERSION
-from efficientnetv2.datasets.sources.source import Source, open_source
+from efficientnetv2.datasets.sources.registry import open_source
+from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.datasets.tools.shards import JPEG_QUALITY, PROGRESS_FOLDER, Converted, converted
 
 SHARD_RECORDS = 1024

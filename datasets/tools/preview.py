@@ -25,7 +25,8 @@ from efficientnetv2.datasets.augment.policies import OP_NAMES, OP_SETS, apply_op
 from efficientnetv2.datasets.bad_examples import explain_reading_errors, find_fault
 from efficientnetv2.datasets.decode import decode_image
 from efficientnetv2.datasets.pipeline import build_dataset, draw_seed, with_source_facts
-from efficientnetv2.datasets.sources.source import Source, open_source
+from efficientnetv2.datasets.sources.registry import open_source
+from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.datasets.tools.sheets import Cell, Sheet, save_sheet
 from efficientnetv2.hparams import Config, Stage, make_stages, with_values
 

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
 from efficientnetv2.hparams import (
+    CONFIG_FILE,
     Config,
     differing_keys,
     load_config,
@@ -16,7 +17,7 @@ from efficientnetv2.hparams import (
 )
 from efficientnetv2.hparams.spec import is_spec_file, load_spec, save_spec
 
-CONFIG_FILE, LABELS_FILE, SPEC_FILE = "config.yaml", "labels.txt", "architecture.json"
+LABELS_FILE, SPEC_FILE = "labels.txt", "architecture.json"
 _MAY_DIFFER = (  # They do not change what is trained.
     "runtime.",
     "eval.batch_size",

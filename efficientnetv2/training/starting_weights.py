@@ -6,9 +6,10 @@ import os
 import keras
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import CONFIG_FILE
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.network.keras_models import PREFIX, build_keras_model
-from efficientnetv2.training.run_dir import CONFIG_FILE, open_run
+from efficientnetv2.training.run_dir import open_run
 from efficientnetv2.weights.load import assign, read_weights
 from efficientnetv2.weights.resolve import open_weights
 from efficientnetv2.weights.stored import Stored

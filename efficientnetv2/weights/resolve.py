@@ -8,8 +8,7 @@ import keras
 from absl import logging
 
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.hparams import nearest
-from efficientnetv2.training.run_dir import CONFIG_FILE
+from efficientnetv2.hparams import CONFIG_FILE, nearest
 from efficientnetv2.weights.download import fetch
 from efficientnetv2.weights.load import LoadReport, assign, read_weights
 from efficientnetv2.weights.pretrained import TAGS, Pretrained, get_pretrained

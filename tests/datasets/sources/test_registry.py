@@ -6,7 +6,8 @@ import importlib
 import pytest
 
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.datasets.sources.source import SPLITS, Source, open_source
+from efficientnetv2.datasets.sources.registry import open_source
+from efficientnetv2.datasets.sources.source import SPLITS, Source
 from efficientnetv2.hparams import DataConfig
 
 
