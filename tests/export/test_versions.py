@@ -102,7 +102,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     code = f"""
 import pathlib, sys
 sys.path.insert(0, {str(ROOT)!r})
-from export.versions import new_version
+from efficientnetv2.export.versions import new_version
 with new_version({str(tmp_path)!r}) as (part, final):
     pathlib.Path(part, "half").touch()
     print(part, flush=True)

@@ -19,15 +19,15 @@ def source_of(multi_label=False):
     ("ds_name", "module", "function"),
     [
         ("folder", "folder", "open_folder"),
-        ("csv", "csv_source", "open_csv"),
+        ("csv", "csv", "open_csv"),
         ("tfrecord", "tfrecord", "open_tfrecord"),
-        ("tfds", "tfds_source", "open_tfds"),
-        ("shapes", "tfds_source", "open_tfds"),
+        ("tfds", "tfds", "open_tfds"),
+        ("shapes", "tfds", "open_tfds"),
     ],
 )
 def test_dispatch(monkeypatch, ds_name, module, function):
     calls, source = [], source_of()
-    module = importlib.import_module(f"datasets.{module}")
+    module = importlib.import_module(f"efficientnetv2.datasets.sources.{module}")
     monkeypatch.setattr(module, function, lambda *arguments: calls.append(arguments) or source)
     data_config = DataConfig(ds_name=ds_name)
     for split in SPLITS:
