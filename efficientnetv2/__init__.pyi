@@ -26,8 +26,9 @@ from efficientnetv2.network.layers import set_padding as set_padding
 from efficientnetv2.network.model import build_from_config as build_from_config
 from efficientnetv2.report.profile import profile as profile
 from efficientnetv2.report.report import report as report
+from efficientnetv2.search.run import SearchStopped as SearchStopped
 from efficientnetv2.search.run import search as search
-from efficientnetv2.search.scaling import scale as scale
+from efficientnetv2.search.scale import scale as scale
 from efficientnetv2.training.callbacks import Callback as Callback
 from efficientnetv2.training.load_trained import Trained as Trained
 from efficientnetv2.training.load_trained import evaluate as evaluate

@@ -12,10 +12,10 @@ from efficientnetv2.common.tf_import import import_tensorflow
 FLAGS = flags.FLAGS
 
 
-def config_from_flags() -> hparams.Config:
-    """The config that the flags describe."""
+def config_from_flags(model_name: str | None = None) -> hparams.Config:
+    """The config that the flags describe; `model_name` replaces that of the flags."""
     config = hparams.get_config(
-        FLAGS.model_name,
+        model_name or FLAGS.model_name,
         FLAGS.dataset_cfg or "shapes",
         FLAGS.hparam_str,
         data_dir=FLAGS.data_dir,

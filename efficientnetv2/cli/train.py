@@ -7,9 +7,9 @@ from absl import flags
 from efficientnetv2 import hparams
 from efficientnetv2.cli.common import config_from_flags, print_result, require_flag
 from efficientnetv2.common.tf_import import import_tensorflow
+from efficientnetv2.training.signals import EXIT_STOPPED, TrainingStopped
 
 FLAGS = flags.FLAGS
-STOPPED = 75  # Exit status of a run that was asked to stop, and saved: EX_TEMPFAIL.
 
 
 def train() -> None:
@@ -20,7 +20,6 @@ def train() -> None:
     require_flag("model_dir")
     import_tensorflow()
     from efficientnetv2.training.run import train as train_run
-    from efficientnetv2.training.signals import TrainingStopped
 
     try:
         result = train_run(
@@ -34,7 +33,7 @@ def train() -> None:
         )
     except TrainingStopped as stop:
         print(f"{stop}; the same command resumes from there", file=sys.stderr)
-        sys.exit(STOPPED)
+        sys.exit(EXIT_STOPPED)
     print_result(result)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import os
 import sys
 from collections.abc import Iterator
 
@@ -34,3 +35,10 @@ def progress_bar(**settings):
     from tqdm.auto import tqdm
 
     return tqdm(**{"disable": None, **settings} if is_verbose() else {**settings, "disable": True})
+
+
+def program() -> tuple[str, ...]:
+    """Returns the words that start a command line: `python main.py` in a checkout."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    checkout = all(os.path.isfile(os.path.join(root, x)) for x in ("main.py", "pyproject.toml"))
+    return ("python", "main.py") if checkout else ("efficientnetv2",)

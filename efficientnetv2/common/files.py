@@ -68,6 +68,17 @@ def make_folder(path: str) -> None:
         raise UserError(f"cannot make the folder {path}: {reason_of(error)}") from error
 
 
+def make_local_folder(path: str, refusal: str) -> None:
+    """Creates a folder and its parents without TensorFlow, where they are missing.
+
+    Raises: UserError, `refusal` and the reason, if it cannot be created.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{refusal}: {error.strerror}") from error
+
+
 def _remove(part: str) -> None:
     import tensorflow as tf
 

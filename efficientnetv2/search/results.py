@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import os
 import re
-import shlex
 import warnings
 from collections.abc import Sequence
 
@@ -183,7 +182,7 @@ def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dic
     try:
         os.makedirs(folder, exist_ok=True)
         for name in os.listdir(folder):  # Of results before.
-            if re.fullmatch(rf"{re.escape(space.name)}-\d{{4,}}\.json", name):
+            if re.fullmatch(rf"{re.escape(space.name)}-\d{{4,}}\.(json|yaml)", name):
                 os.remove(os.path.join(folder, name))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
@@ -193,12 +192,6 @@ def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dic
         files[one.number] = os.path.join(folder, f"{spec.name}.json")
         save_spec(spec, files[one.number])
     return files
-
-
-def train_command(file: str, flags: Sequence[str]) -> str:
-    """The command that trains a network from its file, with the flags of the search."""
-    own = [f"--model_name={file}", f"--model_dir={file.removesuffix('.json')}"]
-    return shlex.join(["python", "main.py", "--mode=traineval", *own, *flags])
 
 
 def stages_of(spec: ModelSpec) -> str:

@@ -1,16 +1,17 @@
-"""The process of one trial: measures its training step, then trains, by the flags of main.py.
+"""Process of one trial: measures its training step, then trains.
 
-    run_trial.py STEP BASELINE BASELINE_STEP FLAGS…
+    python -P run_trial.py JOB.json
 
-STEP is where the measured step is written, if it is not there; so is BASELINE_STEP, of the network
-in the file BASELINE, by the same settings. TensorFlow starts once for all of it. A worker starts
-this, and says when to measure: the process writes STEP.ready and waits for a line on standard
-input. Where standard input ends, the worker is gone, and so is the process at once: its run is one
-that was killed, and goes on elsewhere.
+The job is a `TrialJob`. Steps that are not measured yet are written to its `step_file` and
+`baseline_step_file`; TensorFlow starts once for all of it. A worker starts this process and decides
+when it may measure: the process writes `step_file`.ready and waits for a line on standard input.
+The end of standard input means that the worker is gone; the process then kills itself, and its run
+can be resumed like that of any killed process.
 """
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -18,13 +19,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
-import main as command_line
-from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write
 
-
-class Worker:
-    """What the process knows of the worker that started it."""
+class WorkerPipe:
+    """The worker that started the process, as seen through standard input."""
 
     def __init__(self):
         self._may_measure = threading.Event()
@@ -37,50 +34,79 @@ class Worker:
 
     @contextlib.contextmanager
     def alone(self, ready_file: str) -> Iterator[None]:
-        """Inside, the worker keeps all others from computing; it ends by writing STEP."""
+        """Inside, the worker keeps all others from computing, until `step_file` is written."""
+        from efficientnetv2.common.files import atomic_write
+
         atomic_write(ready_file, "")
         self._may_measure.wait()
         yield
 
 
-def measure(step_file: str, baseline: str, baseline_file: str, worker: Worker) -> None:
-    """Writes what is not measured yet, in the settings of the flags."""
-    from efficientnetv2.common.tf_import import import_tensorflow
+def import_package() -> None:
+    """Imports `efficientnetv2` from the folder that this file lies in.
 
-    import_tensorflow()
-    from absl import flags
-    from modes.common import configured
+    The root of a checkout does not stay on `sys.path`, where its datasets/ would hide the package
+    of this name.
+    """
+    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.insert(0, parent)
+    importlib.import_module("efficientnetv2")
+    sys.path.remove(parent)
 
+
+def measure(job, config, worker: WorkerPipe) -> None:
+    """Measures the steps of the trial and of the baseline, where they are not measured yet."""
+    files = {job.baseline_step_file: job.baseline, job.step_file: job.spec}
+    missing = {path: spec for path, spec in files.items() if not os.path.exists(path)}
+    if not missing:
+        return
     from efficientnetv2 import datasets, hparams
+    from efficientnetv2.common.files import atomic_write
     from efficientnetv2.search.measure import measure_step
     from efficientnetv2.training.distribute import make_strategy
 
-    strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
-    config = configured()
+    strategy = make_strategy(job.strategy, job.tpu)
     source = datasets.open_source(config.data, "train", config.train.seed)
     config = datasets.with_source_facts(config, {"train": source})
-    files = {baseline_file: baseline, step_file: config.model.model_name}
-    turn = worker.alone(f"{step_file}.ready")
-    for path, spec in files.items():
-        if os.path.exists(path):
-            continue
-        wanted = hparams.with_values(config, model__model_name=spec)
-        measured = measure_step(wanted, strategy, turn)
+    turn = worker.alone(f"{job.step_file}.ready")
+    for path, spec in missing.items():
+        measured = measure_step(hparams.with_values(config, model__model_name=spec), strategy, turn)
         atomic_write(path, json.dumps(dataclasses.asdict(measured)))
-        turn = None  # It lasts until STEP is there.
+        turn = None  # It lasts until `step_file` is written.
+
+
+def run(job_file: str, worker: WorkerPipe) -> int:
+    """Runs a job; returns the exit status of the process."""
+    from absl import logging
+
+    from efficientnetv2.common.errors import UserError
+    from efficientnetv2.common.tf_import import import_tensorflow
+    from efficientnetv2.search.trial import TrialJob
+    from efficientnetv2.training.signals import EXIT_STOPPED, TrainingStopped
+
+    logging.set_verbosity(logging.WARNING)
+    try:
+        job = TrialJob.load(job_file)
+        config = job.config()
+        import_tensorflow()
+        from efficientnetv2.training.run import train
+
+        measure(job, config, worker)
+        result = train(config, job.model_dir, strategy=job.strategy, tpu=job.tpu, verbose=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingStopped as stop:
+        print(stop, file=sys.stderr)
+        return EXIT_STOPPED
+    print(json.dumps(result), flush=True)
+    return 0
 
 
 def main() -> None:
-    worker = Worker()
-    step_file, baseline, baseline_file, *given = sys.argv[1:]
-    left = command_line.parse_flags(["main.py", *given])
-    if not (os.path.exists(step_file) and os.path.exists(baseline_file)):
-        try:
-            measure(step_file, baseline, baseline_file, worker)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-    command_line.main(left)
+    worker = WorkerPipe()
+    import_package()
+    sys.exit(run(sys.argv[1], worker))
 
 
 if __name__ == "__main__":

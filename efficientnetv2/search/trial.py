@@ -18,7 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from efficientnetv2 import hparams
+from efficientnetv2.common.files import atomic_write
 from efficientnetv2.search.measure import HostTurns
+from efficientnetv2.training.signals import EXIT_STOPPED
 
 _OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "std::bad_alloc")
 _NOT_FINITE = ("the loss is ", "the gradient's norm ")
@@ -47,19 +50,18 @@ def kind_of(reason: str) -> str:
     return rest if kind == "error" else kind
 
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HOST = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "here"
 POLL_SECONDS = 0.2
 _SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
-_ASKED_TO_STOP = (75, -signal.SIGTERM)  # See modes/training.py; and before it trains.
+_STOPPED = (EXIT_STOPPED, -signal.SIGTERM)  # The latter before training has started.
 _TAIL = 20_000  # Bytes of a log that are looked at.
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialFiles:
-    """Where the files of a trial are: its specification, its run (`folder`) and its log.
+    """Paths of a trial's files: its specification, its job, its run (`folder`) and its log.
 
-    The step is measured on each host that takes part in the trial.
+    Each host that takes part in the trial has a job and a measured step of its own.
     """
 
     directory: str  # Of all trials.
@@ -78,6 +80,10 @@ class TrialFiles:
         return os.path.join(self.folder, f"step-{HOST}.json")
 
     @property
+    def job(self) -> str:
+        return os.path.join(self.folder, f"job-{HOST}.json")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.folder, "log.txt")
 
@@ -91,6 +97,52 @@ class TrialFiles:
             if name == "checkpoint" or name.startswith("ckpt-"):
                 os.remove(os.path.join(self.folder, name))
         shutil.rmtree(os.path.join(self.folder, "best"), ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialJob:
+    """The job of a trial's process, written as JSON: what to measure, and what to train.
+
+    Args:
+        spec: file of the trial's network; `step_file` is where its measured step is written.
+        baseline, baseline_step_file: likewise, of the network that the trial is compared with.
+        model_dir: directory of the run.
+        dataset_cfg, overrides, weights: of `hparams.ConfigInputs`; every trial has the same.
+        strategy, tpu: of `train`.
+    """
+
+    spec: str
+    step_file: str
+    baseline: str
+    baseline_step_file: str
+    model_dir: str
+    dataset_cfg: str
+    overrides: dict
+    weights: dict
+    strategy: str = "auto"
+    tpu: str | None = None
+
+    def config(self) -> hparams.Config:
+        """The config that the trial is trained with. Raises: UserError as `hparams.get_config`."""
+        return hparams.get_config(
+            self.spec, self.dataset_cfg, self.overrides, weights_settings=self.weights
+        )
+
+    def save(self, path: str) -> None:
+        """Writes the job. Raises: UserError if it cannot be written."""
+        atomic_write(path, json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: str) -> "TrialJob":
+        """Reads a job that `save` wrote."""
+        with open(path, encoding="utf-8") as file:
+            return cls(**json.load(file))
+
+
+def trial_command(job_file: str) -> list[str]:
+    """Returns the command of a trial's process."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_trial.py")
+    return [sys.executable, "-P", program, job_file]  # -P: modules of its folder hide no others.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +204,7 @@ def _follow(process: "_Process", files: TrialFiles, turns, stopping, evaluated) 
                 return Outcome("pruned")
         if not over:
             time.sleep(POLL_SECONDS)
-    if status in _ASKED_TO_STOP:  # By somebody else; so the worker may be next.
+    if status in _STOPPED:  # By somebody else; so the worker may be next.
         return Outcome("stopped")
     if status != 0:
         return Outcome("failed", reason_of_end(status, process.log()))
@@ -171,14 +223,12 @@ class _Process:
         self._log, self._log_start = files.log, _size(files.log)
         with contextlib.suppress(FileNotFoundError):
             os.remove(f"{self._step}.ready")
-        paths = (ROOT, os.environ.get("PYTHONPATH"))
         with open(files.log, "ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 process_group=0,
                 pass_fds=(lock,),
             )
@@ -244,18 +294,6 @@ def _lock_of(files: TrialFiles, stopping: Callable[[], bool]):
                     return
                 time.sleep(POLL_SECONDS)
         yield file.fileno()
-
-
-def trial_command(files: TrialFiles, baseline: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The command of a trial: `baseline` are the file of a network and that of its step."""
-    own = [
-        "--mode=traineval",
-        f"--model_name={files.spec}",
-        f"--model_dir={files.folder}",
-    ]
-    program = os.path.join(ROOT, "efficientnetv2", "search", "run_trial.py")
-    # -P: modules of this folder must not hide others.
-    return [sys.executable, "-P", program, files.step, *baseline, *own, *flags]
 
 
 def read_evaluations(path: str) -> list[dict]:

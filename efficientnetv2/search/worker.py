@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.hparams import Config, inputs_of
 from efficientnetv2.hparams.spec import save_spec
 from efficientnetv2.search.cost_model import reward
 from efficientnetv2.search.measure import HostTurns
@@ -33,6 +34,7 @@ from efficientnetv2.search.trial import (
     HOST,
     POLL_SECONDS,
     TrialFiles,
+    TrialJob,
     kind_of,
     run_process,
     trial_command,
@@ -43,31 +45,36 @@ FIRST_FAILURES = 3  # Alike, and nothing else: then no other will do better.
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a worker is to do. `flags`: those of main.py that each trial is trained with."""
+    """Settings of a worker.
+
+    `config`, from `get_config`, `strategy` and `tpu` are those of each trial's training; the model
+    of `config` is replaced.
+    """
 
     space: SearchSpace
     directory: str
     budget: Budget
+    config: Config
     sampler: str = "tpe"
     seed: int = 0
-    flags: tuple[str, ...] = ()
+    strategy: str = "auto"
+    tpu: str | None = None
 
 
 class Worker:
     """Takes trials of a study.
 
     Args:
-        command: (files, [baseline's spec, baseline's step], flags) -> the command of a trial's
-            process; another one for tests.
+        command: (path of the job) -> the command of a trial's process; `trial_command` if None.
     """
 
     def __init__(
         self,
         search: Search,
         study: SearchStudy,
-        command: Callable[..., list[str]] = trial_command,
+        command: Callable[[str], list[str]] | None = None,
     ):
-        self.search, self.study, self._command = search, study, command
+        self.search, self.study, self._command = search, study, command or trial_command
         self._begun = time.monotonic()
         self._signals, self._awaits = 0, False
         self._trials = os.path.join(search.directory, "trials")
@@ -99,7 +106,7 @@ class Worker:
                     break
         except STORAGE_ERRORS as error:
             raise UserError(
-                f"the study's storage failed: {in_short(error)}; the same command goes on"
+                f"the study's storage failed: {in_short(error)}; the same command resumes it"
             ) from error
         finally:
             self._turns.close()
@@ -217,7 +224,8 @@ class Worker:
             ends = records[-1]["step"] >= _measured(files.step)["run_steps"]
             return not ends and trial.should_prune()
 
-        command = self._command(files, self._baseline, self.search.flags)
+        self._save_job(files)
+        command = self._command(files.job)
         outcome = run_process(command, files, self._turns, self.stopping, evaluated)
         sizes = ("image_size", "batch_size") if figures else ()
         attrs = figures | {name: _measured(files.step)[name] for name in sizes}
@@ -233,6 +241,24 @@ class Worker:
             attrs["reason"] = outcome.reason
             self.study.tell(trial, TrialState.FAIL, None, attrs)
         files.remove_weights()
+
+    def _save_job(self, files: TrialFiles) -> None:
+        search, inputs = self.search, inputs_of(self.search.config)
+        overrides = {k: v for k, v in inputs.overrides.items() if k != "model.model_name"}
+        job = TrialJob(
+            spec=files.spec,
+            step_file=files.step,
+            baseline=self._baseline[0],
+            baseline_step_file=self._baseline[1],
+            model_dir=files.folder,
+            dataset_cfg=inputs.dataset_cfg,
+            overrides=overrides | {"eval.at_end": False},  # Test images are never read.
+            weights=inputs.weights,
+            strategy=search.strategy,
+            tpu=search.tpu,
+        )
+        os.makedirs(files.folder, exist_ok=True)
+        job.save(files.job)
 
     def _check_failures(self) -> None:
         """Raises: UserError if so many trials failed alike and none did not."""

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from efficientnetv2.common.errors import UserError
 
+EXIT_STOPPED = 75  # Exit status of a run that was asked to stop, and saved: EX_TEMPFAIL.
 MOST_NAMES = 8  # In one line.
 
 
 class TrainingStopped(Exception):
-    """The run was asked to stop and has saved; the same command goes on."""
+    """The run was asked to stop and has saved; the same command resumes it."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}")

@@ -1,6 +1,6 @@
 """Stands in for `run_trial.py` and its training: evaluations at once, without TensorFlow.
 
-    fake_trial.py SPEC STEP BASELINE_STEP FOLDER [NAME=VALUE …]
+    fake_trial.py JOB.json [NAME=VALUE …]
 
 Options: `evaluations` (of the run), `pace` (seconds of each), `linger` (seconds after the last),
 `hold` (a file that must be there before the second evaluation), `asks` (waits to be told to
@@ -36,8 +36,11 @@ def watch_worker(told: threading.Event) -> None:
 
 
 def main() -> None:
-    spec_file, step, baseline_step, folder, *rest = sys.argv[1:]
+    job_file, *rest = sys.argv[1:]
     options = {"evaluations": "3", "pace": "0.02", **dict(one.split("=", 1) for one in rest)}
+    with open(job_file) as file:
+        job = json.load(file)
+    step, folder = job["step_file"], job["model_dir"]
     told = threading.Event()
     if "orphan" not in options:
         threading.Thread(target=watch_worker, args=(told,), daemon=True).start()
@@ -47,7 +50,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(os.path.join(folder, "lives"), "a") as file:
         file.write(f"{os.getpid()} {os.getppid()}\n")
-    with open(spec_file) as file:
+    with open(job["spec"]) as file:
         spec = json.load(file)
     number = int(spec["name"].rpartition("-")[2])
     kernel = spec["blocks"][0]["kernel"]
@@ -55,7 +58,7 @@ def main() -> None:
         open(f"{step}.ready", "w").close()
         told.wait()
     run_steps = int(options["evaluations"])
-    for path, seconds in ((baseline_step, 0.1), (step, 0.1 * kernel / 3)):
+    for path, seconds in ((job["baseline_step_file"], 0.1), (step, 0.1 * kernel / 3)):
         measured = {"step_seconds": seconds, "parameters": 1000 * kernel, "run_steps": run_steps}
         with open(f"{path}.part", "w") as file:
             json.dump(measured | {"image_size": 32, "batch_size": 8}, file)

@@ -5,6 +5,7 @@ PYTHONPATH=.:tests/helpers python tests/helpers/search_run.py DIRECTORY BUDGET K
 The study is a file in DIRECTORY, or is called as its last part on the server `SEARCH_RUN_STORAGE`.
 """
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -13,9 +14,12 @@ import time
 
 import fake_trial
 
+from efficientnetv2 import hparams
+from efficientnetv2.common.console import verbosity
 from efficientnetv2.search.space import Backbone, SearchSpace, StageSlot
 from efficientnetv2.search.study import SearchStudy, parse_budget
 from efficientnetv2.search.worker import Search, Worker
+from efficientnetv2.training.signals import EXIT_STOPPED
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEARTBEAT = {"EFFICIENTNETV2_SEARCH_HEARTBEAT": "1"}
@@ -42,9 +46,8 @@ def open_study(directory) -> SearchStudy:
     return SearchStudy(url, path.name, str(path / "study.lock"))
 
 
-def fake_command(files, baseline, flags) -> list[str]:
-    own = [files.spec, files.step, baseline[1], files.folder]
-    return [sys.executable, "-S", fake_trial.__file__, *own, *flags]
+def fake_command(job_file, options=()) -> list[str]:
+    return [sys.executable, "-S", fake_trial.__file__, job_file, *options]
 
 
 def make_worker(directory, study, budget="6", space=None, sampler="random", options=()) -> Worker:
@@ -52,10 +55,10 @@ def make_worker(directory, study, budget="6", space=None, sampler="random", opti
         space or small_space(),
         str(directory),
         parse_budget(budget),
+        hparams.get_config("trial.json"),
         sampler,
-        flags=tuple(options),
     )
-    return Worker(search, study, fake_command)
+    return Worker(search, study, functools.partial(fake_command, options=options))
 
 
 def start_worker(directory, budget: str, kernels: str, *options: str) -> subprocess.Popen:
@@ -97,8 +100,9 @@ def main() -> None:
     one_point = len(numbers) == 1
     space = small_space(numbers, ("mbconv",), (1,)) if one_point else small_space(numbers)
     study = open_study(directory)
-    done = make_worker(directory, study, budget, space, options=options).run()
-    sys.exit(0 if done else 75)
+    with verbosity(True):
+        done = make_worker(directory, study, budget, space, options=options).run()
+    sys.exit(0 if done else EXIT_STOPPED)
 
 
 if __name__ == "__main__":

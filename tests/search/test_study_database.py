@@ -60,7 +60,7 @@ def test_a_server_that_ends_ends_the_search_in_one_line_and_it_can_go_on(tmp_pat
         server.start()
     log = (directory / "worker.log").read_text()
     assert "UserError: the study's storage failed: " in log
-    assert log.rstrip().endswith("; the same command goes on")
+    assert log.rstrip().endswith("; the same command resumes it")
     worker = start(directory, "3", "3,5,7,9")
     assert worker.wait(120) == 0, (directory / "worker.log").read_text()
     study = open_study(directory)

@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from search_run import fake_command, small_space, wait_until
 
+from efficientnetv2 import hparams
 from efficientnetv2.hparams.spec import save_spec
+from efficientnetv2.search import run_trial
 from efficientnetv2.search.measure import HostTurns
 from efficientnetv2.search.space import baseline_spec
-from efficientnetv2.search.trial import TrialFiles, reason_of_end, run_process
+from efficientnetv2.search.trial import TrialFiles, TrialJob, reason_of_end, run_process
 
 
 @pytest.fixture
@@ -20,13 +24,22 @@ def files(tmp_path):
     return TrialFiles(str(tmp_path / "trials"), 4)
 
 
+def job_of(files, **more) -> TrialJob:
+    """Of a trial next to the baseline's step."""
+    step = f"{files.directory}/baseline-step.json"
+    given = {"dataset_cfg": "shapes", "overrides": {}, "weights": {}, **more}
+    return TrialJob(files.spec, files.step, "", step, files.folder, **given)
+
+
 def followed(files, *options, kernel=3, stopping=lambda: False, evaluated=lambda found: False):
     """Runs a fake trial; returns its outcome."""
     os.makedirs(files.directory, exist_ok=True)
     spec = baseline_spec(small_space(kernels=(kernel,)))
     save_spec(spec.__class__(**{**vars(spec), "name": "small-0004"}), files.spec)
+    os.makedirs(files.folder, exist_ok=True)
+    job_of(files).save(files.job)
     turns = HostTurns(stopping)
-    command = fake_command(files, ("", f"{files.directory}/baseline-step.json"), options)
+    command = fake_command(files.job, options)
     try:
         return run_process(command, files, turns, stopping, evaluated)
     finally:
@@ -194,3 +207,33 @@ def test_while_a_process_that_was_left_behind_writes_nobody_else_does(files):
     os.kill(process, signal.SIGKILL)
     assert followed(files).kind == "complete"
     assert evaluations(files) == [1, 2, 3]
+
+
+def test_a_job_is_read_as_it_was_written_and_has_the_config_of_its_trial(files):
+    """Overrides of every type, as typed in the config that they are of."""
+    overrides = (
+        "train.epochs=3,train.lr_base=1e-3,train.freeze=null,data.data_dir=my images,"
+        "data.extra_augment=,train.batch_size=32"
+    )
+    config = hparams.get_config(files.spec, "folder", overrides)
+    inputs = hparams.inputs_of(config)
+    os.makedirs(files.folder)
+    job = job_of(files, dataset_cfg="folder", overrides=inputs.overrides, strategy="one")
+    job.save(files.job)
+    assert TrialJob.load(files.job) == job
+    assert job.config() == config
+
+
+def test_a_trials_process_leaves_no_checkout_on_the_path():
+    """There its folders would hide other libraries of their names; the package stays importable."""
+    folder = os.path.dirname(run_trial.__file__)
+    code = (
+        f"import sys; sys.path.insert(0, {folder!r}); import run_trial; del sys.path[0]\n"
+        "before = list(sys.path); run_trial.import_package()\n"
+        "import efficientnetv2.hparams, efficientnetv2.search.trial\n"
+        "import importlib.util; print(sys.path == before, importlib.util.find_spec('hparams'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd="/"
+    )
+    assert done.stdout.split() == ["True", "None"], done.stderr
