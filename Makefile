@@ -15,11 +15,18 @@ TRITON_VENV ?= .venv-triton
 JOBS ?= 2
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# Stamps in VENV: the product's packages are installed; those of the tests, too.
 READY := $(VENV)/.ready-$(VERSION)
+READY_DEV := $(VENV)/.ready-dev-$(VERSION)
+DEV_REQUIREMENTS := $(addprefix requirements,.txt -export.txt -demo.txt -search.txt -test.txt -dev.txt)
+MAKE_VENV = case "$(VERSION)" in 3.11|3.12|3.13) $(PYTHON) -m venv --clear $(VENV);; *) \
+	echo "error: $(PYTHON) is Python $(VERSION); give one of 3.11, 3.12, 3.13:" \
+	"make PYTHON=python3.11 ..." >&2; exit 2;; esac
 PY := $(VENV)/bin/python
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 DEMO := --model_dir=$(RUN) --mode
 
+.NOTPARALLEL:
 .PHONY: demo environment test test-quick test-sources test-runtimes lint clean
 
 demo: $(READY)
@@ -32,33 +39,37 @@ demo: $(READY)
 	@echo "SavedModel  $(RUN)/export  (for TensorFlow Serving)"
 	@echo "curves      $(VENV)/bin/tensorboard --logdir=$(RUN)/tensorboard"
 
-environment: $(READY)
+environment: $(READY_DEV)
 
 test: lint
 	$(PY) -m pytest $(IN_PARALLEL)
 
-test-quick: $(READY)
+test-quick: $(READY_DEV)
 	$(PY) -m pytest $(IN_PARALLEL) -m "not slow"
 
 test-sources: $(SOURCES_VENV)/.ready
 	$(SOURCES_VENV)/bin/python -m pytest $(IN_PARALLEL) -m sources tests/sources
 
-test-runtimes: $(READY) $(TRITON_VENV)/.ready
+test-runtimes: $(READY_DEV) $(TRITON_VENV)/.ready
 	OTHER_PYTHON=$(OTHER_VENV)/bin/python TRITON_PYTHON=$(TRITON_VENV)/bin/python \
 		$(PY) -m pytest tests/runtimes
 
-lint: $(READY)
+lint: $(READY_DEV)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-$(READY): requirements.txt requirements-dev.txt
-	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) echo "error: $(PYTHON) is Python $(VERSION);" \
-		"give one of 3.11, 3.12, 3.13: make PYTHON=python3.11 ..." >&2; exit 2;; esac
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(READY): requirements.txt
+	$(MAKE_VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(SOURCES_VENV)/.ready: requirements.txt requirements-dev.txt requirements-sources.txt
+# On top of the product's packages where they are installed, else all at once: pip resolves once.
+$(READY_DEV): $(DEV_REQUIREMENTS)
+	[ $(READY) -nt requirements.txt ] || { $(MAKE_VENV); }
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $(READY) $@
+
+$(SOURCES_VENV)/.ready: $(DEV_REQUIREMENTS) requirements-sources.txt
 	python3.11 -m venv --clear $(SOURCES_VENV)
 	$(SOURCES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		$(TORCH_INDEX:%=--extra-index-url %) -r requirements-sources.txt
@@ -70,4 +81,4 @@ $(TRITON_VENV)/.ready: deploy/requirements-triton.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OTHER_VENV) $(SOURCES_VENV) $(TRITON_VENV) runs
+	rm -rf $(VENV) $(OTHER_VENV) $(SOURCES_VENV) $(TRITON_VENV) runs build *.egg-info

@@ -4,7 +4,7 @@
 
 Every contender has random weights and answers the same float pixels [N, S, S, 3] (timm: [N, 3, S,
 S]), each in a process of its own; they take turns, so that what else the machine does falls on all.
-Runtimes whose packages are not installed are named and left out: `requirements-export.txt` has
+Runtimes whose packages are not installed are named and left out: the extra `export` has
 TFLite, ONNX and OpenVINO, `requirements-sources.txt` timm. Prints milliseconds per image, the
 median over rounds, and ratios to the first other contender of the same runtime. --json writes all.
 """

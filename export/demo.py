@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.install import install_command
 from efficientnetv2.datasets import open_source
 from efficientnetv2.datasets.bad_examples import clean_message, format_of
 from efficientnetv2.export.compare import sample_images
@@ -72,7 +73,7 @@ def build_page(viewer: Viewer, title: str, examples: Sequence[str] = ()):
     Raises: UserError if gradio is not installed.
     """
     if gradio is None:
-        raise UserError("--mode=demo needs gradio; pip install -r requirements-demo.txt")
+        raise UserError(f"--mode=demo needs gradio; {install_command('demo')}")
 
     def shown(path):
         if path is None:

@@ -1,7 +1,7 @@
 """File formats next to the SavedModel: TensorFlow Lite, ONNX, OpenVINO.
 
 To add a format: a row in `FORMATS` with what writes and what loads it. Each file is compared with
-the network. Needs the extra `export` (requirements-export.txt).
+the network. Needs the extra `export`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.install import install_command
 from efficientnetv2.export.compare import (
     CALIBRATION,
     check,
@@ -205,7 +206,7 @@ class Format:
             if importlib.util.find_spec(module) is None:
                 raise UserError(
                     f"the format {self.name!r} needs the package {module!r}; "
-                    "pip install -r requirements-export.txt"
+                    f"{install_command('export')}"
                 )
 
 

@@ -61,5 +61,5 @@ def test_the_served_page_answers_uploads_and_refuses_what_is_no_image(
 
 def test_gradio_is_an_extra(viewer, monkeypatch):
     monkeypatch.setattr(demo, "gradio", None)
-    with pytest.raises(UserError, match="needs gradio; pip install -r requirements-demo.txt"):
+    with pytest.raises(UserError, match=r"needs gradio; pip install -e .*\[demo\]"):
         build_page(viewer, "tiny")

@@ -55,7 +55,7 @@ def test_a_missing_package_is_a_user_error_before_any_work(tmp_path, monkeypatch
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda other: None if other == module else find_spec(other)
     )
-    fix = f"{name}.*{module}.*pip install -r requirements-export.txt"
+    fix = f"{name}.*{module}.*pip install -e .*\\[export\\]"
     with pytest.raises(UserError, match=fix):
         find_format(name).check_installed()
     with pytest.raises(UserError, match=fix):
