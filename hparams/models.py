@@ -135,14 +135,21 @@ _SPECS = {
 
 
 def list_models() -> list[str]:
-    """Returns the names that `get_spec` knows, family by family."""
+    """Returns the names that `get_spec` knows, family by family.
+
+    Example:
+        assert "efficientnetv2-s" in effnet.list_models()
+    """
     return list(_SPECS)
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Returns a named architecture, or that of a JSON file, see `spec_files`.
+    """Returns a named architecture, or that of a JSON file that `save_spec` wrote.
 
     Raises: UserError for an unknown name, naming the nearest, or for a bad file.
+
+    Example:
+        effnet.get_spec("efficientnetv2-s").scaled_blocks()
     """
     if is_spec_file(name):
         return load_spec(name)

@@ -51,6 +51,9 @@ def build_model(
     not fit.
     Source: paper Table 4 and official code: rate i / N of `drop_path_rate` for block i of N;
     classifier kernel uniform in +-1 / sqrt(num_classes).
+
+    Example:
+        model = effnet.build_model("efficientnetv2-s", num_classes=10, weights="imagenet")
     """
     settings = {
         "dropout_rate": dropout_rate,
@@ -106,6 +109,10 @@ def build_backbone(
       levels: which of 1 to 5.
       settings: of `build_model`; `weights` may have a classifier, which is left out.
     Raises: UserError as `build_model`, and for a level that the network does not have.
+
+    Example:
+        backbone = effnet.build_backbone("efficientnetv2-s", weights="imagenet21k")
+        features = backbone(images)  # {"reduction_2": [B, H / 4, W / 4, 48], …}
     """
     if isinstance(name_or_spec, str) and name_or_spec.startswith(PREFIX):
         raise UserError(f"{name_or_spec} has no levels here; use keras.applications for its layers")

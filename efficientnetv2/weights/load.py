@@ -78,6 +78,10 @@ def load_weights(
 
     Raises: UserError if there is nothing to read, it cannot be read, or, without `skip_mismatch`,
     a weight is missing, left over or of another shape.
+
+    Example:
+        model = effnet.build_model("efficientnetv2-b0", num_classes=12)
+        print(effnet.load_weights(model, "runs/demo").step)
     """
     stored = read_weights(path, use_ema)
     known = stored.preprocessing

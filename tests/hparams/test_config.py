@@ -199,13 +199,55 @@ def test_a_field_that_nothing_reads_is_found():
 
 def test_hparams_imports_neither_tensorflow_nor_other_packages_of_ours():
     program = (
-        "import sys, hparams\n"
+        "import sys\nfrom efficientnetv2 import hparams\n"
         "hparams.make_stages(hparams.get_config('efficientnetv2-s', 'imagenettfds'))\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        "print(*sorted(sys.modules))\n"
     )
     run = [sys.executable, "-c", program]
     result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    loaded = set(result.stdout.split())
-    assert {"hparams", "yaml"} <= loaded
+    names = result.stdout.split()
+    loaded = {name.partition(".")[0] for name in names}
+    assert {"efficientnetv2", "yaml"} <= loaded
     heavy = {"tensorflow", "keras", "numpy", "absl", "tensorflow_datasets", "jax", "torch"}
-    assert not loaded & (heavy | {"datasets", "efficientnetv2", "export", "main"})
+    assert not loaded & (heavy | {"datasets", "hparams", "export", "main"})
+    ours = {name.split(".")[1] for name in names if name.startswith("efficientnetv2.")}
+    assert ours == {"common", "hparams"}
+
+
+def test_a_config_remembers_what_it_was_built_from_and_is_built_again_with_weights():
+    config = get_config("efficientnetv2-b1", "folder", "train.epochs=7", data_dir="photos")
+    inputs = hparams.inputs_of(config)
+    assert (inputs.model_name, inputs.dataset_cfg) == ("efficientnetv2-b1", "folder")
+    assert inputs.overrides == {"train.epochs": 7, "data.data_dir": "photos"}
+    tuned = hparams.with_weights(config, "imagenet", {"eval.isize": 320, "train.epochs": 3})
+    text = "train.epochs=7,train.ft_init_ckpt=imagenet"
+    same = get_config(
+        "efficientnetv2-b1",
+        "folder",
+        text,
+        data_dir="photos",
+        weights_settings={"eval.isize": 320, "train.epochs": 3},
+    )
+    assert tuned == same
+    assert (tuned.eval.isize, tuned.train.epochs) == (320, 7)  # Overrides win.
+    assert tuned.train.lr_base != config.train.lr_base  # The defaults of fine-tuning.
+
+
+def test_what_is_set_later_is_remembered_and_a_loaded_config_states_everything(tmp_path):
+    config = hparams.with_values(get_config(None, "shapes"), train__epochs=5)
+    assert hparams.inputs_of(config).overrides == {"train.epochs": 5}
+    assert hparams.with_weights(config, settings={"train.epochs": 9}) == config
+    hparams.save_config(config, str(tmp_path / "config.yaml"))
+    loaded = hparams.load_config(str(tmp_path / "config.yaml"))
+    assert loaded == config and hparams.inputs_of(loaded) is None
+    assert hparams.with_weights(loaded, settings={"eval.isize": 8}) == loaded
+    tuned = hparams.with_weights(loaded, "runs/a")
+    assert hparams.differing_keys(tuned, loaded) == ["train.ft_init_ckpt"]
+
+
+def test_overrides_may_be_a_mapping():
+    text = get_config(None, "shapes", "train.epochs=5,train.lr_base=1e-4,data.augname=null")
+    nested = {"train": {"epochs": 5, "lr_base": 1e-4}, "data.augname": None}
+    assert get_config(overrides=nested) == text
+    with pytest.raises(UserError, match="unknown key 'train.epoch'; did you mean 'train.epochs'"):
+        get_config(overrides={"train": {"epoch": 5}})
