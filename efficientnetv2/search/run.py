@@ -9,6 +9,7 @@ import os
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import make_local_folder
+from efficientnetv2.common.install import install_command
 from efficientnetv2.hparams import Config, get_config, inputs_of, nearest, settings_of
 from efficientnetv2.search.commands import train_command
 from efficientnetv2.search.space import SearchSpace, load_space
@@ -81,7 +82,7 @@ def search(
     """
     _check_arguments(config, directory, seed, strategy)
     if importlib.util.find_spec("optuna") is None:
-        raise UserError("--mode=search needs optuna; pip install -r requirements-search.txt")
+        raise UserError(f"--mode=search needs optuna; {install_command('search')}")
     from efficientnetv2.search.study import SAMPLERS, parse_budget
     from efficientnetv2.search.worker import Search, Worker
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_searched_is_one_line(refused, flags, tmp_path, monkeypat
     assert error.startswith("cannot open --search_storage=postgresql://me:***@nowhere.invalid/db")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = refused(*flags)
-    assert error == "--mode=search needs optuna; pip install -r requirements-search.txt"
+    assert error == f'--mode=search needs optuna; pip install -e "{ROOT}[search]"'
 
 
 def test_a_search_writes_its_results_and_writes_them_again(
