@@ -240,7 +240,9 @@ def test_bad_input_is_a_value_error_of_one_line(folder, trained, tmp_path):
         "checkpoint must be last or best": lambda: effnet.load_run(run_dir, checkpoint="first"),
         "has no best checkpoint": lambda: effnet.load_run(run_dir, checkpoint="best"),
         "no image at 'nowhere.jpg'": lambda: effnet.predict(run_dir, ["nowhere.jpg"]),
-        "unknown --export_format='tflight'": lambda: effnet.export(run_dir, str(tmp_path), formats=("tflight",)),
+        "unknown --export_format='tflight'": lambda: effnet.export(
+            run_dir, str(tmp_path), formats=("tflight",)
+        ),
         "no SavedModel": lambda: effnet.verify(str(tmp_path)),
         "unknown strategy 'two'": lambda: effnet.train(config, str(tmp_path), strategy="two"),
         "model_dir must be": lambda: effnet.train(config, None),
