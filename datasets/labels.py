@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 
 IMAGENET = "imagenet"  # As a label file: the built-in names of ImageNet-1k.
 
@@ -76,7 +77,7 @@ def read_text(path: str, name: str) -> str:
         with tf.io.gfile.GFile(path, "rb") as file:
             return file.read().decode("utf-8-sig")
     except tf.errors.OpError as error:
-        reason = " ".join(str(error.message).split())
+        reason = one_line(error)
         raise UserError(f"cannot read {name}: {reason}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is no text in UTF-8; save it as UTF-8") from error

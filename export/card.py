@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import sha256_of
 from efficientnetv2.export.serving import TOP_K
 from efficientnetv2.hparams import Config, model_layer, settings_of
 from efficientnetv2.hparams.overrides import flatten, override
@@ -137,9 +138,7 @@ def file_digests(path: str) -> dict[str, dict]:
             relative = os.path.relpath(place, path).replace(os.sep, "/")
             if relative == CARD_FILE:
                 continue
-            with open(place, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[relative] = {"sha256": digest, "bytes": os.path.getsize(place)}
+            found[relative] = {"sha256": sha256_of(place), "bytes": os.path.getsize(place)}
     return dict(sorted(found.items()))
 
 

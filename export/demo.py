@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.install import install_command
+from efficientnetv2.common.text import install_command
 from efficientnetv2.datasets import open_source
 from efficientnetv2.datasets.bad_examples import clean_message, format_of
 from efficientnetv2.export.compare import sample_images

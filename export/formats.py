@@ -17,7 +17,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.install import install_command
+from efficientnetv2.common.text import install_command
 from efficientnetv2.export.compare import (
     CALIBRATION,
     check,

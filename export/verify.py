@@ -15,6 +15,7 @@ import tensorflow as tf
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write, make_folder
+from efficientnetv2.common.text import one_line
 from efficientnetv2.export.card import (
     expected_signatures,
     file_digests,
@@ -128,8 +129,7 @@ def prove(path: str) -> Iterator[Check]:
                 loaded = loaded or tf.saved_model.load(path)
             yield Check(name, True, check(path, card, loaded))
         except (UserError, ValueError, KeyError, TypeError, OSError, tf.errors.OpError) as error:
-            text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-            yield Check(name, False, " ".join(text.split()))
+            yield Check(name, False, one_line(error, 1000))
             return
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import yaml
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams.config import Config, check_value, value_types
 
 Assignment = tuple[str, object]  # dotted key, value
@@ -76,7 +77,7 @@ def read_yaml(path: str) -> list[Assignment]:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, 400)
         raise UserError(f"cannot read settings from {path}: {reason}") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} must hold a mapping of settings, got {type(content).__name__}")

@@ -13,6 +13,7 @@ from absl import logging
 
 from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.datasets.labels import class_names_of
 from efficientnetv2.datasets.sources.records import RECORD_OVERHEAD, Piece, RecordFiles
 from efficientnetv2.datasets.sources.shapes import Shapes
@@ -32,7 +33,7 @@ def named_builder(name: str, data_dir: str | None):
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
         raise UserError(f"TFDS has no data set {name!r}; did you mean {nearest!r}?") from error
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"TFDS cannot build {name!r}: {_one_line(error)}") from error
+        raise UserError(f"TFDS cannot build {name!r}: {one_line(str(error), 300)}") from error
     folder = builder.data_dir
     if tf.io.gfile.exists(folder):
         if not tf.io.gfile.exists(os.path.join(folder, "dataset_info.json")):
@@ -80,7 +81,9 @@ def _prepare(builder) -> None:
         tfds.download.DownloadError,
     ) as error:
         if not tf.io.gfile.exists(os.path.join(folder, "dataset_info.json")):
-            raise UserError(f"{builder.name} cannot be prepared: {_one_line(error)}") from error
+            raise UserError(
+                f"{builder.name} cannot be prepared: {one_line(str(error), 300)}"
+            ) from error
 
 
 def _is_intact(folder: str) -> bool:
@@ -100,10 +103,6 @@ def _is_intact(folder: str) -> bool:
     except (tf.errors.OpError, ValueError, KeyError):
         return False
     return sizes == expected
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def open_tfds(data_config, split: str, seed: int) -> Source:

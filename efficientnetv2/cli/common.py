@@ -1,12 +1,12 @@
 """Parts of several modes: the config and the network of the flags, checks, and the result line."""
 
 import json
-import os
 
 from absl import flags
 
 from efficientnetv2 import hparams
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import make_local_folder
 from efficientnetv2.common.tf_import import import_tensorflow
 
 FLAGS = flags.FLAGS
@@ -80,10 +80,7 @@ def require_flag(flag: str) -> None:
 
 def make_output_dir(path: str) -> None:
     """Makes the folder of --output_dir, if it is missing. Raises: UserError if it cannot."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output_dir={path}: {error.strerror}") from error
+    make_local_folder(path, f"cannot write to --output_dir={path}")
 
 
 def print_result(values: dict) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import os
 import sys
 from collections.abc import Iterator
 
@@ -35,10 +34,3 @@ def progress_bar(**settings):
     from tqdm.auto import tqdm
 
     return tqdm(**{"disable": None, **settings} if is_verbose() else {**settings, "disable": True})
-
-
-def program() -> tuple[str, ...]:
-    """Returns the words that start a command line: `python main.py` in a checkout."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    checkout = all(os.path.isfile(os.path.join(root, x)) for x in ("main.py", "pyproject.toml"))
-    return ("python", "main.py") if checkout else ("efficientnetv2",)

@@ -1,6 +1,7 @@
 """Files that are written completely or not at all: local ones, and those of `tf.io.gfile`."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -77,6 +78,12 @@ def make_local_folder(path: str, refusal: str) -> None:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f"{refusal}: {error.strerror}") from error
+
+
+def sha256_of(path: str) -> str:
+    """Returns the SHA-256 of a local file in hex. Raises: OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(part: str) -> None:

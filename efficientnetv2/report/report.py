@@ -11,7 +11,7 @@ import numpy as np
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.files import atomic_write, make_local_folder
 from efficientnetv2.common.plots import draw_confusion, figure_png
 from efficientnetv2.hparams import Config, dataset_cfg_of
 from efficientnetv2.report.evaluate import Findings, draw_mistakes, evaluate_split
@@ -118,10 +118,7 @@ def write_report(run: Run, output_dir: str) -> str:
     Each file is there whole or not at all, the page last.
     Raises: UserError if one cannot be written.
     """
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {output_dir}: {error.strerror}") from error
+    make_local_folder(output_dir, f"cannot make the folder {output_dir}")
     pictures = draw_pictures(run)
     _remove_old_errors(output_dir, pictures)
     for name, png in pictures.items():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from efficientnetv2.common.text import duration
 from efficientnetv2.hparams import Config, differing_keys
 from efficientnetv2.report.evaluate import Findings
 from efficientnetv2.report.history import History, Throughput
@@ -163,12 +164,6 @@ def _stage_row(stage, speed: Throughput | None) -> tuple:
         f"{speed.megapixels_per_second:,.2f}" if timed else "–",
         duration(speed.seconds) if timed else "–",
     )
-
-
-def duration(seconds: float) -> str:
-    """Returns hours, minutes and seconds: "1:02:03"."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def config_section(config: Config) -> Section:

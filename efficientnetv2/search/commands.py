@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import yaml
 
-from efficientnetv2.common.console import program
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.text import program
 from efficientnetv2.hparams import Config, settings_of
 from efficientnetv2.hparams.overrides import override, parse_overrides
 

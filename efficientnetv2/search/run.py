@@ -9,7 +9,7 @@ import os
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import make_local_folder
-from efficientnetv2.common.install import install_command
+from efficientnetv2.common.text import install_command
 from efficientnetv2.hparams import Config, get_config, inputs_of, nearest, settings_of
 from efficientnetv2.search.commands import train_command
 from efficientnetv2.search.space import SearchSpace, load_space

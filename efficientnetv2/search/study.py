@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from efficientnetv2.common.console import show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import duration, one_line
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -291,7 +292,7 @@ def _quiet() -> Iterator[None]:
 
 def in_short(error: Exception) -> str:
     """What a storage says of its failure, in one line."""
-    return " ".join(str(error.__cause__ or error).split())[:200]
+    return one_line(str(error.__cause__ or error))
 
 
 @contextlib.contextmanager
@@ -325,7 +326,7 @@ class Progress:
         if complete:
             best = max(complete, key=lambda one: one.value)
             parts.append(f"best {best.value:.4f} (trial {best.number})")
-        parts.append(f"left {_time(self._left(len(finished)))}")
+        parts.append(f"left {duration(self._left(len(finished)))}")
         show("  ".join(parts))
 
     def _left(self, finished: int) -> float:
@@ -352,8 +353,3 @@ def ending(trial: FrozenTrial) -> str:
     if "same_as" in known:
         parts.append(f"the same as trial {known['same_as']}")
     return "  ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

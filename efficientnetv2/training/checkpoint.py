@@ -8,7 +8,6 @@ checkpoint                                 the list for TensorFlow: which is the
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,8 @@ import keras
 import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError, reason_of
-from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.files import atomic_write, sha256_of
+from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams import Config
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.training.ema import WeightAverage
@@ -56,7 +56,7 @@ class CheckpointFiles:
                 path = os.path.join(self.directory, name)
                 if os.path.getsize(path) != size:
                     return f"{name} has {os.path.getsize(path)} bytes, not {size}"
-                if _digest(path) != digest:
+                if sha256_of(path) != digest:
                     return f"{name} is not what was written: its SHA-256 differs"
         except OSError as error:
             return f"{os.path.basename(error.filename or manifest)}: {error.strerror}"
@@ -71,7 +71,7 @@ class CheckpointFiles:
             path = os.path.join(self.directory, name)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-            files[name] = (os.path.getsize(path), _digest(path))
+            files[name] = (os.path.getsize(path), sha256_of(path))
         self._replace(f"ckpt-{number}.json", json.dumps({"files": files}, indent=1))
         self.list_up_to(number)
 
@@ -133,11 +133,6 @@ def writing(path: str, advice: str = "") -> Iterator[None]:
         yield
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"cannot write {path}: {reason_of(error)[-200:]}{advice}") from error
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunCheckpoint:
@@ -223,7 +218,7 @@ class RunCheckpoint:
         try:
             self._checkpoint.read(path).assert_consumed()
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(str(error))
             raise UserError(
                 f"cannot resume from {path}: {reason}; "
                 "it is of another config: use another --model_dir or remove it"

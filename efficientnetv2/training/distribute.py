@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import is_verbose, show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams import nearest
 from efficientnetv2.training.signals import StopRequested, StopSignals
 
@@ -80,7 +81,7 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
-        reason = " ".join((error.message or str(error)).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"{job} {index} of TF_CONFIG cannot work at {address}: {reason}; "
             "its port must be free, and all workers started"

@@ -5,7 +5,7 @@ import os
 from itertools import zip_longest
 
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.files import atomic_write, make_local_folder
 from efficientnetv2.hparams import (
     CONFIG_FILE,
     Config,
@@ -89,10 +89,7 @@ def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> N
 
 
 def _make(model_dir: str) -> None:
-    try:
-        os.makedirs(model_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --model_dir={model_dir}: {error.strerror}") from error
+    make_local_folder(model_dir, f"cannot make --model_dir={model_dir}")
 
 
 def _changes(saved: Config, config: Config) -> list[str]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.text import duration
 from efficientnetv2.hparams import Stage
 from efficientnetv2.training.checkpoint import writing
 
@@ -162,5 +163,4 @@ class Progress:
         for other in self.stages[stage.index :]:
             steps = other.end_step - max(other.first_step, step)
             images += steps * other.batch_size * (other.image_size / stage.image_size) ** 2
-        seconds = int(images / speed)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return duration(images / speed)

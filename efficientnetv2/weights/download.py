@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fcntl
 import gzip
-import hashlib
 import http.client
 import json
 import os
@@ -24,6 +23,8 @@ from absl import logging
 
 from efficientnetv2.common.console import progress_bar, show
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import sha256_of
+from efficientnetv2.common.text import one_line
 from efficientnetv2.weights.pretrained import ROOT_URL, Pretrained
 
 RETRY_WAITS = (1.0, 3.0, 10.0)  # seconds before the second, third and fourth attempt
@@ -220,7 +221,7 @@ def unpack(archive: str, folder: str) -> None:
     except tarfile.FilterError as error:
         raise _refused(archive, error.tarinfo.name, "is unsafe") from error
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"{archive} is cut short, damaged or no tar archive ({reason}); delete it and try again"
         ) from error
@@ -318,7 +319,7 @@ def _install(row: Pretrained, archive: str, folder: str) -> None:
     if not os.path.exists(archive):
         _download(row, archive, part)
         source = part
-    digest = _sha256(source)
+    digest = sha256_of(source)
     _check_sum(row, digest, archive, source)
     unpack(source, folder)
     os.replace(source, archive)
@@ -356,11 +357,6 @@ def _check_sum(row: Pretrained, digest: str, archive: str, to_delete: str) -> No
     raise UserError(
         f"{to_delete}: sha256 is {digest}, but {expected} is {where}; delete {to_delete}{renew}"
     )
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recorded_sum(archive: str) -> str | None:

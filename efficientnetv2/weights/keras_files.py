@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams.config import NORMALIZATIONS
 from efficientnetv2.network.layers import scale_and_offset
 from efficientnetv2.weights.keras_names import (
@@ -79,7 +80,7 @@ def open_keras_file(path: str) -> KerasFile:
     except UserError as error:
         raise UserError(f"{path} {error}") from error
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"cannot read {path}: {reason}; it may be cut short or damaged") from error
     raise UserError(f"cannot read {path}: it is neither an HDF5 file nor a .keras archive")
 

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.network.blocks import FusedMBConv, MBConv
 from efficientnetv2.network.compat import var_path
 from efficientnetv2.weights.stored import Stored
@@ -126,7 +127,7 @@ def read_checkpoint(prefix: str, use_ema: bool) -> Stored:
         if any(re.search(r"(^|/)stem/conv2d/kernel", key) for key in keys):
             return _name_based(prefix, reader, keys, use_ema)
     except (tf.errors.OpError, IndexError, ValueError) as error:  # IndexError: cut short.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))
         raise UserError(f"cannot read checkpoint {prefix}: {reason}") from error
     some = ", ".join(sorted(keys)[:3])
     raise UserError(f"{prefix} is no checkpoint of an EfficientNet; it holds {some}, ...")

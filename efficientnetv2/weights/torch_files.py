@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.weights.stored import Stored
 from efficientnetv2.weights.torch_names import (
     TIMM_STEM,
@@ -144,5 +145,5 @@ def _needs_torch(path: str) -> UserError:
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return UserError(f"cannot read {path}: {reason or type(error).__name__}")
