@@ -123,7 +123,7 @@ def serve(page, port: int | None = None) -> str:
 
 @contextlib.contextmanager
 def demo(
-    run: str | Trained, *, port: int | None = None, verbose: bool = False
+    run: str | os.PathLike | Trained, *, port: int | None = None, verbose: bool = False
 ) -> Iterator[tuple[str, object]]:
     """Serves a page on this machine where a trained network can be tried, inside a `with` block.
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.datasets.sources.folder import IMAGE_ENDINGS
 from efficientnetv2.export.serving import ServingModule
 from efficientnetv2.export.versions import find_version
@@ -18,7 +19,10 @@ _BAR = 20  # Characters for a score of 1.
 
 
 def predict(
-    run: str | Trained, images: str | Iterable[str], *, verbose: bool = False
+    run: str | os.PathLike | Trained,
+    images: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    verbose: bool = False,
 ) -> Iterator[dict]:
     """Yields the best classes of images, one image at a time, by a trained network or an export.
 
@@ -38,14 +42,17 @@ def predict(
             print(row["image"], row["top"][0]["label"])
     """
     with verbosity(verbose):
-        files = find_images([images] if isinstance(images, str) else images)
+        paths = [images] if isinstance(images, str | os.PathLike) else images
+        files = find_images([as_path(path, "images") for path in paths])
         classify = _classifier(run)
     return predict_files(classify, files, print if verbose else lambda line: None)
 
 
-def _classifier(run: str | Trained) -> Callable[[tf.Tensor], dict]:
-    if isinstance(run, str) and not os.path.exists(os.path.join(run, CONFIG_FILE)):
-        return load_serving(run)
+def _classifier(run: str | os.PathLike | Trained) -> Callable[[tf.Tensor], dict]:
+    if not isinstance(run, Trained):
+        path = as_path(run, "run")
+        if not os.path.exists(os.path.join(path, CONFIG_FILE)):
+            return load_serving(path)
     run = as_trained(run)
     config, activation = run.config, activation_of(run.config.train.loss_type)
     module = ServingModule(run.model, config.eval.isize, config.data, run.class_names, activation)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from efficientnetv2.common.console import verbosity
+from efficientnetv2.common.files import as_path
 from efficientnetv2.export.card import signatures_of, write_card
 from efficientnetv2.export.compare import (
     MAX_DIFFERENCE,
@@ -75,8 +76,8 @@ def read_warmup(path: str) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
 
 
 def export(
-    run: str | Trained,
-    export_dir: str,
+    run: str | os.PathLike | Trained,
+    export_dir: str | os.PathLike,
     *,
     formats: Sequence[str] = (),
     version: int | None = None,
@@ -102,6 +103,7 @@ def export(
     Example:
         path = effnet.export("runs/photos", "serving/photos", formats=("tflite", "onnx"))
     """
+    export_dir = as_path(export_dir, "export_dir")
     with verbosity(verbose):
         check_formats(formats)  # Before anything is loaded.
         run = as_trained(run)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write, make_folder
+from efficientnetv2.common.files import as_path, atomic_write, make_folder
 from efficientnetv2.common.text import one_line
 from efficientnetv2.export.card import (
     expected_signatures,
@@ -49,10 +49,10 @@ class Check(NamedTuple):
 
 
 def verify(
-    export_dir: str,
-    run: str | Trained | None = None,
+    export_dir: str | os.PathLike,
+    run: str | os.PathLike | Trained | None = None,
     *,
-    output_dir: str | None = None,
+    output_dir: str | os.PathLike | None = None,
     verbose: bool = False,
 ) -> dict:
     """Verifies an export anywhere: checksums, signatures, warm-up, stored scores; and its latency.
@@ -73,7 +73,7 @@ def verify(
     """
     with verbosity(verbose):
         run = as_trained(run) if run is not None else None
-        path = find_version(export_dir)
+        path = find_version(as_path(export_dir, "export_dir"))
         show(f"{path}\n{'check':{_WIDTH}}result")
         checks = {}
         for check in itertools.chain(prove(path), _parity(path, run) if run else ()):
@@ -106,6 +106,7 @@ def _parity(path: str, run: Trained) -> Iterator[Check]:
 def _curl(path: str, output_dir: str | None) -> str:
     """A command that queries a server; the image is in a file if there is an `output_dir`."""
     if output_dir:
+        output_dir = as_path(output_dir, "output_dir")
         file = os.path.join(output_dir, "request.json")
         make_folder(output_dir)
         atomic_write(file, rest_request(sample_images()[0]))

@@ -1,12 +1,13 @@
 """Configuration of runs: typed settings, presets, overrides and stages. Pure Python."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 
 import yaml
 
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write
+from efficientnetv2.common.files import as_path, atomic_write
 from efficientnetv2.hparams.config import Config, DataConfig, ModelConfig, check_config
 from efficientnetv2.hparams.dataset_presets import (
     FINE_TUNING,
@@ -58,11 +59,11 @@ class ConfigInputs:
 
 
 def get_config(
-    model_name: str | None = None,
+    model_name: str | os.PathLike | None = None,
     dataset_cfg: str = "shapes",
     overrides: str | Mapping = "",
     *,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     weights_settings: Mapping | None = None,
 ) -> Config:
     """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
@@ -87,7 +88,8 @@ def get_config(
     is_text = isinstance(overrides, str)
     assignments = parse_overrides(overrides) if is_text else flatten(overrides)
     if data_dir is not None:
-        assignments.append(("data.data_dir", data_dir))
+        assignments.append(("data.data_dir", as_path(data_dir, "data_dir")))
+    model_name = model_name and as_path(model_name, "model_name")
     named = dict(assignments).get("model.model_name")
     if named is not None and model_name not in (None, named):
         raise UserError(f"model.model_name={named} contradicts --model_name={model_name}; drop one")

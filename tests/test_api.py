@@ -52,8 +52,8 @@ def folder(tmp_path_factory):
 
 def config_of(folder, **more) -> effnet.Config:
     settings = {**SETTINGS, **more}
-    photos = str(folder / "photos")
-    return effnet.get_config(str(folder / "small.json"), "folder", settings, data_dir=photos)
+    photos = folder / "photos"
+    return effnet.get_config(folder / "small.json", "folder", settings, data_dir=photos)
 
 
 class Recorder(effnet.Callback):
@@ -157,12 +157,12 @@ def test_a_trained_network_is_evaluated_queried_exported_and_verified(folder, tr
     assert effnet.evaluate(best, split="minival")["examples"] == scores["examples"]
 
     cats = str(folder / "photos" / "cat")
-    rows = list(effnet.predict(run_dir, cats))
+    rows = list(effnet.predict(pathlib.Path(run_dir), pathlib.Path(cats)))
     assert [os.path.basename(row["image"]) for row in rows] == sorted(os.listdir(cats))
     assert all(abs(sum(one["score"] for one in row["top"]) - 1) < 1e-5 for row in rows)
     assert {one["label"] for one in rows[0]["top"]} == set(CLASSES)
 
-    path = effnet.export(best, str(tmp_path / "serving"))
+    path = effnet.export(best, tmp_path / "serving")
     assert path == str(tmp_path / "serving" / "1")
     card = json.loads(pathlib.Path(path, "model_card.json").read_text())
     assert card["metrics"]["step"] == result["step"]
@@ -170,11 +170,11 @@ def test_a_trained_network_is_evaluated_queried_exported_and_verified(folder, tr
     top, expected = served[0]["top"], rows[0]["top"]
     assert [one["label"] for one in top] == [one["label"] for one in expected]
     assert [o["score"] for o in top] == pytest.approx([o["score"] for o in expected], abs=1e-5)
-    verified = effnet.verify(str(tmp_path / "serving"), run_dir)
+    verified = effnet.verify(tmp_path / "serving", run_dir)
     assert verified["verified"] == path
     assert verified["checks"]["parity"].startswith(f"the same weights as {run_dir}, largest")
 
-    page = effnet.report(run_dir, str(tmp_path / "report"))
+    page = effnet.report(run_dir, tmp_path / "report")
     assert page["report"] == str(tmp_path / "report" / "report.html")
     assert page["top1"] == pytest.approx(scores["top1"])
 
@@ -189,8 +189,8 @@ def test_weights_of_a_run_or_a_file_start_another_run_and_build_models(folder, t
     assert saved.train.ft_init_ckpt == run_dir
     assert saved.train.lr_base != config.train.lr_base  # The defaults of fine-tuning.
 
-    model = effnet.build_model(SPEC, num_classes=3)
-    report = effnet.load_weights(model, run_dir)
+    model = effnet.build_model(folder / "small.json", num_classes=3)
+    report = effnet.load_weights(model, pathlib.Path(run_dir))
     assert report.used_ema and not report.missing
     pixels = np.full([1, 32, 32, 3], 100, np.float32)
     np.testing.assert_array_equal(
@@ -217,10 +217,10 @@ def test_a_run_is_planned_and_its_data_checked_drawn_and_prepared(folder, tmp_pa
     stages = effnet.plan(config)
     assert [stage.image_size for stage in stages] == [16, 32]
     assert effnet.stage_table(stages).count("\n") == 2
-    check = effnet.check_data(config, output_dir=str(tmp_path))
+    check = effnet.check_data(config, output_dir=tmp_path)
     assert check.errors == 0 and sum(check.examples.values()) == sum(CLASSES.values())
     assert json.loads((tmp_path / "check_data.json").read_text())["errors"] == 0
-    prepared = effnet.prepare_data(config, str(tmp_path / "records"))
+    prepared = effnet.prepare_data(config, tmp_path / "records")
     assert prepared.manifest.splits["train"].num_examples == check.examples["train"]
     records_config = effnet.get_config(None, "tfrecord", data_dir=str(tmp_path / "records"))
     assert effnet.plan(effnet.with_overrides(records_config, "train.batch_size=4"))
@@ -245,7 +245,11 @@ def test_bad_input_is_a_value_error_of_one_line(folder, trained, tmp_path):
         ),
         "no SavedModel": lambda: effnet.verify(str(tmp_path)),
         "unknown strategy 'two'": lambda: effnet.train(config, str(tmp_path), strategy="two"),
-        "model_dir must be": lambda: effnet.train(config, None),
+        "model_dir must be the path": lambda: effnet.train(config, None),
+        "run must be the path": lambda: effnet.evaluate(None),
+        "images must be the path": lambda: effnet.predict(run_dir, [3]),
+        "export_dir must be the path": lambda: effnet.export(run_dir, ""),
+        "data_dir must be the path": lambda: effnet.get_config(data_dir=3),
         "holds a run with train.epochs=2 (now 3)": lambda: effnet.train(
             config_of(folder, **{"train.epochs": 3}), run_dir
         ),

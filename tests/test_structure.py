@@ -154,6 +154,7 @@ def test_no_file_is_a_fragment():
         "efficientnetv2.common.console": "one idea of every package",
         "efficientnetv2.common.errors": "imported by everything",
         "efficientnetv2.common.install": "how the package was installed",
+        "efficientnetv2.common.text": "helpers of every package",
         "efficientnetv2.common.tf_import": "must be imported before TensorFlow",
         "efficientnetv2.network.silu": "TensorFlow's only, the network else is not",
     }

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from efficientnetv2.common.console import progress_bar, show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import make_folder, write_text
+from efficientnetv2.common.files import as_path, make_folder, write_text
 from efficientnetv2.datasets.bad_examples import (
     READING_ERRORS,
     clean_message,
@@ -69,7 +69,9 @@ class Check:
         }
 
 
-def check_data(config: Config, *, output_dir: str | None = None, verbose: bool = False) -> Check:
+def check_data(
+    config: Config, *, output_dir: str | os.PathLike | None = None, verbose: bool = False
+) -> Check:
     """Reads all examples of all splits and lists what is wrong with them, before a run does.
 
     What libraries in C write to stderr meanwhile is kept back and read.
@@ -93,6 +95,7 @@ def check_data(config: Config, *, output_dir: str | None = None, verbose: bool =
         for split, counts in check.class_counts.items():
             show(f"{split}: {check.examples[split]} examples, {_spread(counts)}")
     if output_dir:
+        output_dir = as_path(output_dir, "output_dir")
         make_folder(output_dir)
         findings = [finding._asdict() for finding in check.findings]
         content = {

@@ -23,6 +23,7 @@ from absl import logging
 
 from efficientnetv2.common.console import progress_bar, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.datasets.bad_examples import Unreadable
 from efficientnetv2.datasets.sources.manifest import Manifest, PreparedSplit, write_manifest
 from efficientnetv2.datasets.sources.source import SPLITS
@@ -55,7 +56,11 @@ class Prepared:
 
 
 def prepare_data(
-    config: Config, output_dir: str, *, short_side: int | None = None, verbose: bool = False
+    config: Config,
+    output_dir: str | os.PathLike,
+    *,
+    short_side: int | None = None,
+    verbose: bool = False,
 ) -> Prepared:
     """Writes a data set as sharded TFRecords, which training reads fast, or the missing ones.
 
@@ -73,6 +78,7 @@ def prepare_data(
     """
     if short_side is not None and short_side < 1:
         raise UserError(f"--short_side must be 1 pixel or more, got {short_side}")
+    output_dir = as_path(output_dir, "output_dir")
     with verbosity(verbose):
         return prepare(config.data, output_dir, seed=config.train.seed, short_side=short_side)
 

@@ -7,6 +7,7 @@ so they are what training and evaluation get, and the same command gives the sam
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from absl import logging
 
 from efficientnetv2.common.console import progress_bar, show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import make_folder
+from efficientnetv2.common.files import as_path, make_folder
 from efficientnetv2.datasets.augment.keras_cv import (
     LAYERS,
     make_extra_augment,
@@ -38,7 +39,7 @@ _SHOWN_LABELS = 3
 _LEAST_WEIGHT = 0.005  # of a label that is shown, with two digits
 
 
-def preview(config: Config, output_dir: str, *, verbose: bool = False) -> dict:
+def preview(config: Config, output_dir: str | os.PathLike, *, verbose: bool = False) -> dict:
     """Draws PNG sheets of the first training images: as each stage augments them, each operation.
 
     Args:
@@ -53,6 +54,7 @@ def preview(config: Config, output_dir: str, *, verbose: bool = False) -> dict:
     Example:
         effnet.preview(effnet.get_config("efficientnetv2-s", "folder", data_dir="photos"), "sheets")
     """
+    output_dir = as_path(output_dir, "output_dir")
     source = open_source(config.data, "train", config.train.seed)
     config = with_source_facts(config, {"train": source})
     # Magnitudes do not depend on the batch size, which may exceed a small data set.

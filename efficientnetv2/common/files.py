@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from efficientnetv2.common.errors import UserError, reason_of
 
 
+def as_path(value: str | os.PathLike, name: str) -> str:
+    """Returns a path as text. Raises: UserError, with the name of the argument, if it is not one.
+
+    "gs://…" and other addresses of `tf.io.gfile` are paths too.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name} must be the path of a file or directory, got {value!r}")
+    return value
+
+
 def atomic_write(path: str, content: str | bytes) -> None:
     """Writes text as UTF-8, or bytes, to `path` + ".part", and renames that to `path`.
 

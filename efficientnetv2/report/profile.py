@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write, make_folder
+from efficientnetv2.common.files import as_path, atomic_write, make_folder
 from efficientnetv2.hparams import Config, get_config
 from efficientnetv2.hparams.models import spec_from_config
 from efficientnetv2.hparams.spec import ModelSpec
@@ -42,8 +42,11 @@ def profile(model: str | ModelSpec | Config, image_size: int | None = None) -> P
     return profile_model(model, size if image_size is None else image_size)
 
 
-def save_profiles(profiles: Sequence[Profile], output_dir: str, *, verbose: bool = False) -> None:
+def save_profiles(
+    profiles: Sequence[Profile], output_dir: str | os.PathLike, *, verbose: bool = False
+) -> None:
     """Writes a chart per profile, NAME-SIZE.png, and profile.json. Raises: UserError."""
+    output_dir = as_path(output_dir, "output_dir")
     make_folder(output_dir)
     with verbosity(verbose):
         for one in profiles:

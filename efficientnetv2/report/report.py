@@ -11,7 +11,7 @@ import numpy as np
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import atomic_write, make_local_folder
+from efficientnetv2.common.files import as_path, atomic_write, make_local_folder
 from efficientnetv2.common.plots import draw_confusion, figure_png
 from efficientnetv2.hparams import Config, dataset_cfg_of
 from efficientnetv2.report.evaluate import Findings, draw_mistakes, evaluate_split
@@ -63,7 +63,12 @@ class Run:
     environments: Sequence[Mapping[str, str]] = ()
 
 
-def report(run: str | Trained, output_dir: str | None = None, *, verbose: bool = False) -> dict:
+def report(
+    run: str | os.PathLike | Trained,
+    output_dir: str | os.PathLike | None = None,
+    *,
+    verbose: bool = False,
+) -> dict:
     """Writes a page that shows a run, finished or not: curves, scores per class, worst errors.
 
     It evaluates the split `eval`, or, of a run that is not finished, `minival`.
@@ -80,10 +85,10 @@ def report(run: str | Trained, output_dir: str | None = None, *, verbose: bool =
         print(effnet.report("runs/photos")["report"])
     """
     with verbosity(verbose):
-        if isinstance(run, str) and checkpoint_prefix(run) is not None:
-            run = load_run(run, verbose=verbose)
-        trained = None if isinstance(run, str) else run
-        model_dir = run if trained is None else trained.model_dir
+        trained = run if isinstance(run, Trained) else None
+        model_dir = run.model_dir if trained else as_path(run, "run")
+        if trained is None and checkpoint_prefix(model_dir) is not None:
+            trained = load_run(model_dir, verbose=verbose)
         if model_dir is None:
             raise UserError("a report needs a run; give the directory of one")
         config, class_names = open_run(model_dir)
@@ -106,7 +111,7 @@ def report(run: str | Trained, output_dir: str | None = None, *, verbose: bool =
                 read_best(model_dir),
                 saved_environments(model_dir),
             ),
-            output_dir or os.path.join(model_dir, "report"),
+            as_path(output_dir or os.path.join(model_dir, "report"), "output_dir"),
         )
     scores = findings.scores if findings else {}
     return {"report": path, "step": findings.step if findings else None, **scores}

@@ -8,7 +8,7 @@ import os
 
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import make_local_folder
+from efficientnetv2.common.files import as_path, make_local_folder
 from efficientnetv2.common.text import install_command
 from efficientnetv2.hparams import Config, get_config, inputs_of, nearest, settings_of
 from efficientnetv2.search.commands import train_command
@@ -32,7 +32,7 @@ class SearchStopped(Exception):
 def search(
     space: str | SearchSpace,
     config: Config,
-    directory: str,
+    directory: str | os.PathLike,
     *,
     budget: str = "40",
     sampler: str = "tpe",
@@ -80,7 +80,8 @@ def search(
         result = effnet.search("cifar", config, "runs/search", budget="2h", verbose=True)
         model = effnet.build_model(result["best"], num_classes=10)
     """
-    _check_arguments(config, directory, seed, strategy)
+    directory = as_path(directory, "directory")
+    _check_arguments(config, seed, strategy)
     if importlib.util.find_spec("optuna") is None:
         raise UserError(f"--mode=search needs optuna; {install_command('search')}")
     from efficientnetv2.search.study import SAMPLERS, parse_budget
@@ -102,12 +103,10 @@ def search(
     return result
 
 
-def _check_arguments(config, directory, seed, strategy) -> None:
+def _check_arguments(config, seed, strategy) -> None:
     """Raises: UserError for arguments of the wrong kind."""
     if not isinstance(config, Config) or inputs_of(config) is None:
         raise UserError("config must come from get_config, which knows its overrides")
-    if not isinstance(directory, str) or not directory:
-        raise UserError(f"directory must be the path of a directory, got {directory!r}")
     if type(seed) is not int or seed < 0:
         raise UserError(f"seed must be a whole number from 0, got {seed!r}")
     if not isinstance(strategy, str):

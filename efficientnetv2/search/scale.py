@@ -7,7 +7,7 @@ import os
 from efficientnetv2 import hparams
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
-from efficientnetv2.common.files import make_local_folder
+from efficientnetv2.common.files import as_path, make_local_folder
 from efficientnetv2.common.tf_import import import_tensorflow
 from efficientnetv2.hparams import Config
 from efficientnetv2.hparams.models import get_spec, given_settings, spec_from_config
@@ -31,7 +31,7 @@ def scale(
     *,
     params: float | None = None,
     step_ms: float | None = None,
-    output_dir: str = ".",
+    output_dir: str | os.PathLike = ".",
     verbose: bool = False,
 ) -> dict:
     """Grows a network to a number of parameters or to the time of a training step; writes it.
@@ -65,7 +65,7 @@ def scale(
     """
     _check_arguments(config, params, step_ms)
     with verbosity(verbose):
-        return _scale(config, params, step_ms, output_dir)
+        return _scale(config, params, step_ms, as_path(output_dir, "output_dir"))
 
 
 def _check_arguments(config: Config, params: float | None, step_ms: float | None) -> None:

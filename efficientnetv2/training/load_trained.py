@@ -10,6 +10,7 @@ import tensorflow as tf
 from efficientnetv2 import datasets, hparams
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.datasets.bad_examples import explain_reading_errors
 from efficientnetv2.datasets.labels import read_labels
 from efficientnetv2.hparams import Config
@@ -51,11 +52,11 @@ class Trained:
 
 
 def load_run(
-    model_dir: str,
+    model_dir: str | os.PathLike,
     *,
     checkpoint: str = "last",
     overrides: str | Mapping = "",
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     strategy: str | tf.distribute.Strategy = "auto",
     tpu: str | None = None,
     verbose: bool = False,
@@ -77,11 +78,12 @@ def load_run(
     """
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be last or best, got {checkpoint!r}")
+    model_dir = as_path(model_dir, "model_dir")
     with verbosity(verbose):
         config, class_names = run_dir.open_run(model_dir)
         config = hparams.with_overrides(config, overrides)
         if data_dir:
-            config = hparams.with_values(config, data__data_dir=data_dir)
+            config = hparams.with_values(config, data__data_dir=as_path(data_dir, "data_dir"))
         source = model_dir
         strategy = make_strategy(strategy, tpu)
         if checkpoint == "best":
@@ -102,9 +104,9 @@ def load_run(
 
 def load_pretrained(
     config: Config,
-    weights: str,
+    weights: str | os.PathLike,
     *,
-    labels: str | None = None,
+    labels: str | os.PathLike | None = None,
     strategy: str | tf.distribute.Strategy = "auto",
     tpu: str | None = None,
     verbose: bool = False,
@@ -127,6 +129,8 @@ def load_pretrained(
         for row in effnet.predict(effnet.load_pretrained(config, "imagenet"), ["photo.jpg"]):
             print(row["top"][0]["label"])
     """
+    weights = as_path(weights, "weights")
+    labels = labels and as_path(labels, "labels")
     with verbosity(verbose):
         opened = open_weights(config.model.model_name, weights)
         settings = dict(opened.settings)
@@ -146,13 +150,13 @@ def load_pretrained(
     return Trained(config, class_names, model, loaded, strategy, labels=labels)
 
 
-def as_trained(run: str | Trained) -> Trained:
-    """Returns `run`, loaded if it is the directory of a run."""
-    return load_run(run) if isinstance(run, str) else run
+def as_trained(run: str | os.PathLike | Trained) -> Trained:
+    """Returns `run`, loaded if it is the directory of a run. Raises: UserError."""
+    return run if isinstance(run, Trained) else load_run(as_path(run, "run"))
 
 
 def evaluate(
-    run: str | Trained, *, split: str = "eval", verbose: bool = False
+    run: str | os.PathLike | Trained, *, split: str = "eval", verbose: bool = False
 ) -> dict[str, float | int]:
     """Evaluates a trained network on a split of its data.
 

@@ -1,5 +1,6 @@
 """The library call of a run: `train` trains or resumes, evaluates and returns the last scores."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from efficientnetv2 import datasets, hparams
 from efficientnetv2.common.console import show, verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.datasets.bad_examples import explain_reading_errors
 from efficientnetv2.hparams import Config, Stage
 from efficientnetv2.training import run_dir
@@ -22,9 +24,9 @@ from efficientnetv2.training.trainer import Trainer
 
 def train(
     config: Config,
-    model_dir: str,
+    model_dir: str | os.PathLike,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     evaluate: bool = True,
     callbacks: Sequence[Callback] = (),
     strategy: str | tf.distribute.Strategy = "auto",
@@ -64,11 +66,10 @@ def train(
         config = effnet.get_config("efficientnetv2-s", "folder", data_dir="photos")
         scores = effnet.train(config, "runs/photos", weights="imagenet", verbose=True)
     """
-    if not isinstance(model_dir, str) or not model_dir:
-        raise UserError(f"model_dir must be the path of a directory, got {model_dir!r}")
+    model_dir = as_path(model_dir, "model_dir")
     with verbosity(verbose):
         if weights is not None:
-            config = hparams.with_weights(config, weights)
+            config = hparams.with_weights(config, as_path(weights, "weights"))
         strategy = make_strategy(strategy, tpu)  # First: a TPU must be found before any operation.
         workers = Workers(strategy)
         with workers.lost_told(), verbosity(verbose and workers.is_chief):

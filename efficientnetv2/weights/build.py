@@ -1,10 +1,12 @@
 """Networks by name, with published weights or those of a file."""
 
 import dataclasses
+import os
 
 import keras
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.hparams.models import get_spec
 from efficientnetv2.hparams.spec import ModelSpec
 from efficientnetv2.network.keras_models import PREFIX, build_keras_model
@@ -12,7 +14,7 @@ from efficientnetv2.network.model import build_network, reduction_levels
 
 
 def build_model(
-    name_or_spec: str | ModelSpec,
+    name_or_spec: str | os.PathLike | ModelSpec,
     *,
     num_classes: int = 1000,
     include_top: bool = True,
@@ -27,7 +29,7 @@ def build_model(
     stem_stride: int | None = None,
     output_stride: int | None = None,
     bn_synchronized: bool = False,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
 ) -> keras.Model:
     """Returns the network as a functional Keras model.
 
@@ -65,6 +67,9 @@ def build_model(
         "output_stride": output_stride,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
+    weights = as_path(weights, "weights") if weights is not None else None
+    if isinstance(name_or_spec, os.PathLike):
+        name_or_spec = os.fspath(name_or_spec)
     input_shape = _with_channels(input_shape, in_channels)
     if isinstance(name_or_spec, str) and name_or_spec.startswith(PREFIX):
         return build_keras_model(

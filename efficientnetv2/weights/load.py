@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.files import as_path
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.network.layers import padding_of, set_normalization, set_padding
 from efficientnetv2.weights.keras_files import read_keras_file
@@ -63,7 +64,11 @@ class LoadReport:
 
 
 def load_weights(
-    model: keras.Model, path: str, *, use_ema: bool = True, skip_mismatch: bool = False
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    use_ema: bool = True,
+    skip_mismatch: bool = False,
 ) -> LoadReport:
     """Loads a file, or the newest checkpoint of a folder, into `model`; the format is detected.
 
@@ -83,7 +88,7 @@ def load_weights(
         model = effnet.build_model("efficientnetv2-b0", num_classes=12)
         print(effnet.load_weights(model, "runs/demo").step)
     """
-    stored = read_weights(path, use_ema)
+    stored = read_weights(as_path(path, "path"), use_ema)
     known = stored.preprocessing
     return assign(
         model, stored, skip_mismatch=skip_mismatch, normalization=known and known.normalization
