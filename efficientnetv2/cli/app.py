@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from efficientnetv2.cli import analyze, data, search, serve, train
 from efficientnetv2.common.console import verbosity
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import program
 from efficientnetv2.hparams import nearest
 
 MODES = {
@@ -123,7 +124,12 @@ def main(argv: list[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a bad flag is one line on stderr and exit status 2."""
+    """Parses flags; a bad flag is one line on stderr and exit status 2, --help prints and exits."""
+    if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
+        # That of absl shows the flags of the file that was started, which has none.
+        print(f"{' '.join(program())} --mode=MODE --FLAG=VALUE …\n")
+        print(FLAGS.module_help(__name__))
+        sys.exit(0)
     try:
         return FLAGS(argv)
     except flags.Error as error:

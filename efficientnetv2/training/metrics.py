@@ -138,7 +138,7 @@ def make_eval_step(
             confusion.assign_add(count_pairs(labels, logits, weight))
         return tf.reduce_sum(tf.where(weight > 0, rows, 0.0), axis=-1), logits
 
-    @tf.function
+    @tf.function(autograph=False)
     def eval_step(features, labels):
         sums, logits = strategy.run(replica_step, args=(features, labels))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None), logits

@@ -174,7 +174,7 @@ def _own_function(part_of, model, config: Config, strategy: tf.distribute.Strate
     if not compiled and (waits or config.train.accumulate_steps == 1):
         return part_of
 
-    @tf.function(jit_compile=compiled or None)
+    @tf.function(jit_compile=compiled or None, autograph=False)
     def function(images, labels, step, numbers):
         return part_of(images, labels, step, DrawnNoise(numbers))
 
@@ -241,7 +241,7 @@ def make_train_step(
 
         run = _run_scaled if optimization.loss_scale is not None else _run
 
-        @tf.function
+        @tf.function(autograph=False)  # Nothing depends on data; converting is a third of tracing.
         def traced(features, labels, step, learning_rate):
             set_dropout(model, stage.dropout_rate)
             optimization.set_learning_rate(learning_rate)

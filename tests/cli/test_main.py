@@ -96,6 +96,14 @@ def test_a_users_error_is_one_line_and_status_2(main, flags, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_help_lists_the_flags_without_tensorflow(main):
+    result = main("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("python main.py --mode=MODE")
+    assert "--mode: One of train, traineval, eval, infer, export, verify" in result.stdout
+    assert "--search_storage" in result.stdout and "Architecture: a name" in result.stdout
+
+
 def test_dry_run_of_imagenet_prints_the_papers_stages_without_tensorflow(main):
     result = main("--dataset_cfg=imagenet", "--model_name=efficientnetv2-s", "--dry_run")
     assert (result.returncode, result.stderr) == (0, "")
