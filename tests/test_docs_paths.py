@@ -16,6 +16,8 @@ PATH = re.compile(rf"(?<![\w/.…-])((?:{'|'.join(FOLDERS)})/[\w./*-]*)")
 PYTHON_FILE = re.compile(r"(?<![\w/.*-])(\w+\.py)\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 DOTTED = re.compile(r"(?<![\w./-])(efficientnetv2|effnet|benchmarks)((?:\.[A-Za-z_]\w*)+)")
+PROGRAM = re.compile(r"python -m ([\w.]+)")
+IMPORT = re.compile(r"^from (efficientnetv2[\w.]*) import (.+)$", re.MULTILINE)
 # `datasets/pipeline.py`: `build_dataset`, `names_of_batch`
 NAMES_IN_FILE = re.compile(r"`([\w/]+\.py)`(?:: | \()((?:`[\w.]+`(?:, | and )?)+)")
 
@@ -118,8 +120,50 @@ def test_a_dotted_name_is_a_module_or_in_one(page, package, names):
     assert is_there(package, names.split(".")[1:])
 
 
+@pytest.mark.parametrize("page, module", each(PROGRAM))
+def test_a_program_is_a_module(page, module):
+    package, *names = module.split(".")
+    assert module == "pytest" or is_there(package, names)
+
+
+@pytest.mark.parametrize("page, module, names", each(IMPORT))
+def test_an_import_works(page, module, names):
+    inside = module.split(".")[1:]
+    assert [n for n in names.split(", ") if not is_there("efficientnetv2", [*inside, n])] == []
+
+
 @pytest.mark.parametrize("page, path, names", each(NAMES_IN_FILE))
 def test_a_file_has_the_names_that_are_listed_with_it(page, path, names):
     body = tree_of(ROOT / path).body
     listed = re.findall(r"`([\w.]+)`", names)
     assert [name for name in listed if not resolves(name.split("."), body)] == []
+
+
+def constant(path: str, name: str) -> dict[str, ast.expr] | tuple[str, ...]:
+    """A table of a module, of which only the keys are constants, or a tuple."""
+    value = names_in(tree_of(ROOT / path).body)[name].value
+    if isinstance(value, ast.Dict):
+        return {key.value: node for key, node in zip(value.keys, value.values)}
+    return ast.literal_eval(value)
+
+
+def test_the_readme_has_every_mode_twice_and_only_public_functions():
+    """As a function in the section "From Python", and with what it does."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    from_python, _, rest = text.partition("## From Python")[2].partition("## Modes and flags")
+    modes = set(constant("efficientnetv2/cli/app.py", "MODES"))
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(?:with )?(\w+)\(.*\|$", from_python, re.M))
+    described = re.findall(r"^\| `(\w+)` \|", rest.partition("| flag |")[0], re.MULTILINE)
+    assert set(rows) == set(described) == modes
+    package = "efficientnetv2/__init__.py"
+    public = {*constant(package, "_HOMES"), *constant(package, "_CALLABLE_PACKAGES")}
+    assert set(rows.values()) <= public
+
+
+def test_what_is_not_there_is_noticed():
+    assert not is_there("efficientnetv2", ["search", "space", "nothing"])
+    assert not is_there("efficientnetv2", ["datasets", "nothing"])
+    assert not is_there("efficientnetv2", ["nothing"])
+    assert not is_there("benchmarks", ["nothing"])
+    assert is_there("efficientnetv2", ["training", "trainer", "Trainer", "train"])
+    assert not is_there("efficientnetv2", ["training", "trainer", "Trainer", "nothing"])
