@@ -7,7 +7,7 @@ RUN ?= runs/demo
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu where no local wheel has it.
 SOURCES_VENV ?= .venv-sources
 TORCH_INDEX ?=
-# Where exports are also asked: the venv of the other stack, made by `make test` with its PYTHON, and
+# Where exports are also queried: the venv of the other stack, made by `make test` with its PYTHON, and
 # NVIDIA's Triton, on the classic stack.
 OTHER_VENV ?= .venv-current
 TRITON_VENV ?= .venv-triton

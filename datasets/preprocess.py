@@ -96,7 +96,7 @@ def preprocess_eval(
     """The evaluation path: decode, centre crop, resize.
 
     Shapes: scalar string -> [S, S, 3] in [0, 255], uint8 (rounded), or float32 if `exact`.
-    Source: official_semantics.md sections 4.1 ("v2") and 4.3 ("v1").
+    Source: official preprocessing.py ("v2") and preprocess_legacy.py ("v1").
 
     Args:
         image_bytes: an encoded image, see `decode_image`.
@@ -134,7 +134,7 @@ def draw_crop(
     """Draws the window of a random resized crop.
 
     Shapes: size int32 [2] (height, width), seed int64 [2] -> int32 [4] (top, left, height, width).
-    Source: official_semantics.md sections 4.1 and 4.3.
+    Source: official preprocessing.py and preprocess_legacy.py.
     """
     whole = tf.concat([[0, 0], size], axis=0)
     if crop_area_min == 1.0:
@@ -191,7 +191,7 @@ def preprocess_train(
     """The training path before augmentation: decode, random resized crop, flip.
 
     Shapes: scalar string, seed int64 [2] -> uint8 [S, S, 3] in [0, 255].
-    Source: official_semantics.md section 4.1, or 4.3 if resize_method is "legacy_bicubic".
+    Source: official preprocessing.py, or preprocess_legacy.py if resize_method is "legacy_bicubic".
     Deviates: resized values are rounded to uint8 where the official code truncates, so that
         training and evaluation have the same mean. Of a JPEG only the crop is decoded.
 

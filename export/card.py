@@ -79,7 +79,7 @@ def write_card(
     Args:
         weights: where the weights are from; `sha256` of their values is added.
         metrics: an evaluation of them, {"step", "loss", …}, or None if there was none.
-        signatures: see `contract.signatures_of`.
+        signatures: see `signatures_of`.
         difference: the greatest of a score, between `model` and the export.
         formats: what `write_formats` returns.
     """

@@ -88,7 +88,7 @@ class DataConfig:
     mixup_base: float = setting(0.0, least=0)  # Ours: in the first stage.
     cutmix_alpha: float = setting(0.0, least=0)  # In the last stage.
     cutmix_base: float = setting(0.0, least=0)  # Ours: in the first stage.
-    extra_augment: str | None = None  # Ours: layers of keras-cv by name, see extra_augment.py.
+    extra_augment: str | None = None  # Ours: see datasets/augment/keras_cv.py.
     crop_area_min: float = setting(0.05, above=0, most=1)  # Ours: share of the image; 1: no crop.
     eval_crop: str = setting("v2", choices=EVAL_CROPS)  # Ours: see datasets/preprocess.py.
     resize_method: str = setting("bilinear", choices=RESIZE_METHODS)  # Ours.

@@ -14,8 +14,7 @@ holds the number of each pixel; applying it is one gather, a quarter of the cost
 image.
 
 Source: official autoaugment.py (nearest neighbor, gray 128); the pixels agree with figures computed
-by running it. The Cutout of fine-tuning: official preprocessing.py, `ft`
-(official_semantics.md 4.2).
+by running it. The Cutout of fine-tuning: official preprocessing.py, `ft`.
 """
 
 import math

@@ -8,10 +8,10 @@ A policy lists its actions, an action being one operation at one strength and si
 each image of a batch one action per layer. Drawing is a pure function of (seed, batch size) and
 separate from applying, so any image of a run can be augmented again for inspection.
 
-Source: official autoaugment.py, bug for bug (official_semantics.md 5.2); arXiv 1909.13719
-(RandAugment), 1805.09501 (AutoAugment). The corrected set fixes D43 to D47: every operation leaves
-the image unchanged at magnitude 0, except those that have no magnitude, grows with it, and is
-relative to the image's size.
+Source: official autoaugment.py, bug for bug; arXiv 1909.13719 (RandAugment), 1805.09501
+(AutoAugment). The corrected set fixes D43 to D47 (docs/deviations.md): every operation leaves the
+image unchanged at magnitude 0, except those that have no magnitude, grows with it, and is relative
+to the image's size.
 """
 
 import difflib
@@ -259,8 +259,7 @@ def either(first: Policy, second: Policy) -> Policy:
 def policies_of(data, magnitude: float) -> tuple[Policy, ...]:
     """The policies that `data.augname` names, in order; `data` is a `hparams.DataConfig`.
 
-    The fine-tuning names start with "ft" and combine; a Cutout of their own is in
-    `datasets/fine_tuning.py`.
+    The fine-tuning names start with "ft" and combine; their own Cutout is `ops.noise_cutout`.
     """
     settings = {
         "op_set": data.op_set,
@@ -313,7 +312,7 @@ def apply_op(
         image: the image, static or dynamic in size.
         magnitude: strength in [0, 30]; 10 is nominal, above it extrapolates.
         negate: the other direction, where the operation has one.
-        op_set: "official", bug for bug, or "corrected"; see `datasets/op_sets.py`.
+        op_set: "official", bug for bug, or "corrected"; see the module's docstring.
         cutout_center: (row, column) for Cutout; the middle of the image if None.
         translate_const: how far the translations go; official 100 (RandAugment).
         cutout_const: half the side of the Cutout square; official 40 (RandAugment).

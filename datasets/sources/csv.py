@@ -1,7 +1,7 @@
 """Images listed in CSV files: path and label.
 
 A file per split, `splits.SPLIT.files` in data_dir; by default train.csv, and val.csv and test.csv
-(also validation.csv, valid.csv) as the folders of `datasets.folder`. Or one file, images.csv or
+(also validation.csv, valid.csv) as the folders of `folder.py`. Or one file, images.csv or
 data_dir itself, that is split as a folder without splits is.
 
 A row is path, label; further columns are passed over. If the cells of the first row include `path`
@@ -154,7 +154,7 @@ def _resolved(written: str, csv_path: str) -> str:
 
 
 def _part_of(rows: list[_Row], split: str, data_config, seed: int) -> list[_Row]:
-    """The rows of a split, by the rule of `sources/folder.py`, for each label on its own."""
+    """The rows of a split, by the rule of `folder.py`, for each label on its own."""
     groups: dict[str, dict[str, None]] = {}
     for row in rows:
         group = "" if data_config.multiclass else row.labels[0]

@@ -2,7 +2,7 @@
 
 `imagenet`: "image/encoded", and "image/class/label" from 1 on. `imagenet21k`: "image", and
 "labels", any number of classes from 0 on. Equal examples give equal bytes.
-Source: official datasets.py, official_semantics.md section 7.3.
+Source: official datasets.py.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@
 
 The folder, when finished:
 
-    manifest.json                        see datasets/manifest.py
+    manifest.json                        see datasets/sources/manifest.py
     train-00000-of-00008.tfrecord, ...   the shards of each split
     progress/                            the plan, and a note per finished shard
 

@@ -55,7 +55,7 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """All that a search may propose. Read one with `space_files.load_space`.
+    """All that a search may propose. Read one with `load_space`.
 
     `se_ratios` are the choices for each kind of block, one for all stages; `baseline` is the
     network that rewards are relative to: a name or file as `get_spec` takes it, or values of the

@@ -37,7 +37,7 @@ class Callback:
         Also of each variant of a stage, where `train.schedule=random` mixes image sizes.
 
         Args:
-            stage: its `index`, `image_size` in pixels, `batch_size`, `magnitude`, ...
+            stage: its `index`, `image_size` in pixels, `batch_size`, `ram` (magnitude), ...
             images: uint8 [B, S, S, 3], augmented as they are trained on.
             labels: float32 [B, K], smoothed and mixed as they are trained on.
         """

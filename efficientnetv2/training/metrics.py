@@ -185,7 +185,7 @@ class Evaluator:
     def confusion(self) -> np.ndarray | None:
         """Of the last evaluation: int64 [K, K], the examples of class [row] taken for [column].
 
-        An example counts as `eval_steps.predicted_classes` says, so the diagonal's sum is the
+        An example counts as `predicted_classes` says, so the diagonal's sum is the
         number of top-1 hits. None if it was not asked for, with several labels per example, or
         for more than `MOST_CLASSES` classes.
         """

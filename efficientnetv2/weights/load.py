@@ -74,7 +74,7 @@ def load_weights(
 
     Formats: checkpoints of our runs; official checkpoints, by name and by object; `.h5`,
     `.weights.h5` and `.keras` of `keras.applications` and `.h5` of keras_efficientnet_v2; `.pth`
-    and `.safetensors` of timm and torchvision. See `formats.py`.
+    and `.safetensors` of timm and torchvision. See `read_weights`.
     `use_ema` takes the averaged weights where there are any. Weights of a classifier or head that
     the model does not have are left aside. A stem trained on three channels is adapted to another
     number: summed for one channel, else repeated in turn and scaled by 3 / channels (as timm does).

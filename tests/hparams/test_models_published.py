@@ -1,6 +1,6 @@
 """Published figures: how they are compared, and that every network is what its sources say.
 
-Counted from specifications: tests/efficientnetv2/test_model.py has that each counts as it is built.
+Counted from specifications: tests/network/test_model.py has that each counts as it is built.
 """
 
 import pytest

@@ -15,7 +15,7 @@ ON_JAX = """
 import sys
 import keras, numpy as np
 import efficientnetv2
-from efficientnetv2.noise import HeadDropout, StochasticDepth
+from efficientnetv2.network.layers import HeadDropout, StochasticDepth
 assert keras.backend.backend() == "jax"
 folder = sys.argv[1]
 model = efficientnetv2.build_model("efficientnetv2-b0", num_classes=100)

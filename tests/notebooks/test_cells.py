@@ -65,8 +65,8 @@ def test_the_project_is_found_or_cloned(execute, tmp_path, monkeypatch):
         execute("project")
 
     origin = tmp_path / "origin"
-    (origin / "efficientnetv2").mkdir(parents=True)
-    (origin / "efficientnetv2/compat.py").touch()
+    (origin / "efficientnetv2/network").mkdir(parents=True)
+    (origin / "efficientnetv2/network/compat.py").touch()
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     for command in (["init"], ["add", "."], [*identity, "commit", "-m", "one"]):
         subprocess.run(["git", *command], cwd=origin, check=True, capture_output=True)

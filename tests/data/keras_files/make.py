@@ -20,7 +20,7 @@ from efficientnetv2.network.compat import KERAS3
 
 SIDE = 96  # pixels, of the images for large networks
 HERE = pathlib.Path(__file__).parent
-VARIANCE_AS_PUBLISHED = keras_sources.STD  # Not its square: see `keras_configs.input_map_of`.
+VARIANCE_AS_PUBLISHED = keras_sources.STD  # Not its square: see `keras_files.input_map_of`.
 
 
 def main():
