@@ -290,6 +290,9 @@ def test_an_editable_installation_imports_the_checkout(environment, checkout, wo
     plan = environment.run(environment.console_command, "--dry_run", cwd=work)
     assert plan.startswith("stage  epochs")
     assert environment.run(environment.console_command, "--dry_run", cwd=checkout) == plan
+    environment.pip("uninstall", "datasets")
+    find = f"import importlib.util as u; print(*map(u.find_spec, {AT_ROOT}))"
+    assert execute(environment.python, "-c", find, cwd=work).split() == ["None"] * len(AT_ROOT)
 
 
 def test_installing_and_uninstalling_leaves_the_other_package(environment, wheel, work):
