@@ -4,6 +4,7 @@ A package named `datasets` stands in for Hugging Face's. Each environment is new
 TensorFlow and the like, from the environment of the tests.
 """
 
+import ast
 import email
 import functools
 import importlib.metadata
@@ -267,6 +268,31 @@ def test_dependencies_and_extras_are_those_of_the_requirements_files(wheel):
     for extra in extras:
         expected = requirements(read_lines(ROOT / f"requirements-{extra}.txt"))
         assert requirements(lines, extra) == base | expected, extra
+
+
+def imported_modules(text: str) -> set[str]:
+    """The top-level names of the modules that a program imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_each_package_that_is_imported_is_a_requirement(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        programs = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    imported = set().union(*map(imported_modules, programs))
+    lines = read_lines(ROOT / "requirements-dev.txt")
+    required = {canonicalize_name(Requirement(line).name) for line in lines}
+    modules = importlib.metadata.packages_distributions().items()
+    provided = {name for name, owners in modules if required & set(map(canonicalize_name, owners))}
+    provided |= {name.replace("-", "_") for name in required}  # Those of the other stack, too.
+    with_tensorflow, optional = {"numpy", "ml_dtypes"}, {"torch"}
+    own = {"efficientnetv2", *sys.stdlib_module_names}
+    assert imported <= own | provided | with_tensorflow | optional
 
 
 def test_a_checkout_runs_from_any_folder_and_hides_no_other_package(environment, work):
