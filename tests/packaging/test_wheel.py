@@ -163,13 +163,14 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the files that git tracks, or would."""
-    names = execute("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
+    """A copy of the repository, without documentation and what runs and builds left there."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in names:
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    for name in ("efficientnetv2", *AT_ROOT, "benchmarks", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     return folder
 
 
