@@ -4,6 +4,7 @@ A package named `datasets` stands in for Hugging Face's. Each environment is new
 TensorFlow and the like, from the environment of the tests.
 """
 
+import ast
 import email
 import functools
 import importlib.metadata
@@ -162,13 +163,14 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the files that git tracks, or would."""
-    names = execute("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
+    """A copy of the repository, without documentation and what runs and builds left there."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in names:
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    for name in ("efficientnetv2", *AT_ROOT, "benchmarks", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     return folder
 
 
@@ -269,6 +271,31 @@ def test_dependencies_and_extras_are_those_of_the_requirements_files(wheel):
         assert requirements(lines, extra) == base | expected, extra
 
 
+def imported_modules(text: str) -> set[str]:
+    """The top-level names of the modules that a program imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_each_package_that_is_imported_is_a_requirement(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        programs = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    imported = set().union(*map(imported_modules, programs))
+    lines = read_lines(ROOT / "requirements-dev.txt")
+    required = {canonicalize_name(Requirement(line).name) for line in lines}
+    modules = importlib.metadata.packages_distributions().items()
+    provided = {name for name, owners in modules if required & set(map(canonicalize_name, owners))}
+    provided |= {name.replace("-", "_") for name in required}  # Those of the other stack, too.
+    with_tensorflow, optional = {"numpy", "ml_dtypes"}, {"torch"}
+    own = {"efficientnetv2", *sys.stdlib_module_names}
+    assert imported <= own | provided | with_tensorflow | optional
+
+
 def test_a_checkout_runs_from_any_folder_and_hides_no_other_package(environment, work):
     python = environment.python
     for cwd in (ROOT, work):
@@ -290,6 +317,9 @@ def test_an_editable_installation_imports_the_checkout(environment, checkout, wo
     plan = environment.run(environment.console_command, "--dry_run", cwd=work)
     assert plan.startswith("stage  epochs")
     assert environment.run(environment.console_command, "--dry_run", cwd=checkout) == plan
+    environment.pip("uninstall", "datasets")
+    find = f"import importlib.util as u; print(*map(u.find_spec, {AT_ROOT}))"
+    assert execute(environment.python, "-c", find, cwd=work).split() == ["None"] * len(AT_ROOT)
 
 
 def test_installing_and_uninstalling_leaves_the_other_package(environment, wheel, work):
