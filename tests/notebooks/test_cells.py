@@ -73,7 +73,7 @@ def test_the_project_is_found_or_cloned(execute, tmp_path, monkeypatch):
     monkeypatch.setenv("NOTEBOOK_REPOSITORY", origin.as_uri())
     execute("project")
     clone = tmp_path / "efficientnetv2_project"
-    assert pathlib.Path.cwd() == clone and sys.path[0] == str(clone)
+    assert pathlib.Path.cwd() == clone and str(clone) not in sys.path
     monkeypatch.chdir(tmp_path)  # As after a restart.
     monkeypatch.delenv("NOTEBOOK_REPOSITORY")
     execute("project")
