@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping
 
 import yaml
@@ -11,6 +12,7 @@ from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams.config import Config, check_value, value_types
 
 Assignment = tuple[str, object]  # dotted key, value
+_RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
 
 def nearest(name: str, names) -> str:
@@ -71,10 +73,16 @@ def _split(text: str) -> list[str]:
 def read_yaml(path: str) -> list[Assignment]:
     """Returns the assignments of a YAML file; keys are nested or dotted.
 
+    A recipe of this package is found by its name too, from any folder: "cifar10.yaml", or
+    "hparams/recipes/cifar10.yaml".
+
     Raises: UserError if the file is missing or is no YAML mapping.
     """
+    recipe = os.path.join(_RECIPES, os.path.basename(path))
+    is_name = path in (os.path.basename(path), f"hparams/recipes/{os.path.basename(path)}")
+    is_recipe = is_name and not os.path.exists(path) and os.path.exists(recipe)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(recipe if is_recipe else path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = one_line(error, 400)

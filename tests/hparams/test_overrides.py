@@ -185,3 +185,14 @@ def test_flatten_and_parse_keep_the_order():
     assert flatten({"b": {"y": 1, "x": {"z": 2}}, "a": 3}) == [("b.y", 1), ("b.x.z", 2), ("a", 3)]
     assert parse_overrides("b=1,a=x y") == [("b", "1"), ("a", "x y")]
     assert parse_overrides("") == []
+
+
+@pytest.mark.parametrize("name", ["shapes_demo.yaml", "hparams/recipes/shapes_demo.yaml"])
+def test_a_recipe_is_found_by_its_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = get_config(None, "shapes", name)
+    assert config.train.epochs != get_config(None, "shapes").train.epochs
+    with pytest.raises(UserError, match="cannot read settings from elsewhere/shapes_demo.yaml"):
+        get_config(None, "shapes", "elsewhere/shapes_demo.yaml")
+    (tmp_path / "shapes_demo.yaml").write_text("train: {epochs: 77}\n")
+    assert get_config(None, "shapes", "shapes_demo.yaml").train.epochs == 77
