@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from efficientnetv2 import hparams
-from efficientnetv2.common import console
+from efficientnetv2.common import text
 from efficientnetv2.search.commands import train_command
 
 
@@ -50,6 +50,6 @@ def test_overrides_are_read_as_they_were(tmp_path, overrides, inline):
 
 
 def test_outside_of_a_checkout_it_is_the_console_command(tmp_path, monkeypatch):
-    assert console.program() == ("python", "main.py")
-    monkeypatch.setattr(console, "__file__", f"{tmp_path}/efficientnetv2/common/console.py")
+    assert text.program() == ("python", "main.py")
+    monkeypatch.setattr(text, "ROOT", str(tmp_path))
     assert words(tmp_path, "")[:2] == ["efficientnetv2", "--mode=traineval"]
