@@ -70,6 +70,8 @@ def scale(
 
 def _check_arguments(config: Config, params: float | None, step_ms: float | None) -> None:
     """Raises: UserError for arguments that do not go together."""
+    if not isinstance(config, Config):
+        raise UserError("config must come from get_config")
     name = config.model.model_name
     if name.startswith("keras/"):
         raise UserError(f"--mode=scale needs rows of blocks, which {name} does not have")
@@ -78,7 +80,7 @@ def _check_arguments(config: Config, params: float | None, step_ms: float | None
     if len(targets) != 1:
         raise UserError("--mode=scale needs one of --scale_params=54e6 and --scale_step_ms=250")
     for key, value in targets.items():
-        if not 0 < value < math.inf:
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise UserError(f"--{key} must be a number above 0, got {value}")
     inputs = hparams.inputs_of(config)
     stated = inputs is None or "train.batch_size" in inputs.overrides

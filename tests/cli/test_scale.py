@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-import efficientnetv2.search.measure
+import efficientnetv2.search.scale
 from efficientnetv2 import Blocks, ModelSpec, get_spec, hparams, save_spec
 
 FLAGS = ("--mode=scale", "--model_name=efficientnetv2-s")
@@ -79,7 +79,7 @@ def test_a_step_time_is_measured_by_the_products_own_step(answer, tmp_path, monk
             params = sum(row.channels * row.repeats for row in spec.blocks)
         return types.SimpleNamespace(step_seconds=1e-4 * params)
 
-    monkeypatch.setattr(efficientnetv2.search.measure, "measure_spec", measure)
+    monkeypatch.setattr(efficientnetv2.search.scale, "measure_spec", measure)
     overrides = "--hparam_str=train.batch_size=24,train.precision=bfloat16"
     rows = get_spec("efficientnetv2-s").blocks
     first = 1e-1 * sum(row.channels * row.repeats for row in rows)  # ms

@@ -4,13 +4,16 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from search_run import fake_command
 
 from efficientnetv2.search import worker
+from efficientnetv2.search.trial import TrialJob
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPACE = {
@@ -76,20 +79,23 @@ def test_what_cannot_be_searched_is_one_line(refused, flags, tmp_path, monkeypat
 def test_a_search_writes_its_results_and_writes_them_again(
     answer, refused, flags, tmp_path, monkeypatch
 ):
-    commands = []
+    jobs = []
 
-    def command(files, baseline, given):
-        commands.append(given)
-        return fake_command(files, baseline, ())
+    def command(job_file):
+        jobs.append(TrialJob.load(job_file))
+        return fake_command(job_file)
 
-    monkeypatch.setattr(worker.Worker.__init__, "__defaults__", (command,))
+    monkeypatch.setattr(worker, "trial_command", command)
     own = ("--hparam_str=train.epochs=3", "--data_dir=my images", "--search_sampler=random")
     result, lines = answer(*flags, *own, "--search_budget=4")
     assert result["trials"]["complete"] + result["trials"]["same"] == 4
     assert result["page"] == f"{tmp_path}/study/search.html"
     assert os.path.exists(result["best"])
-    expected = ("--data_dir=my images", "--hparam_str=train.epochs=3,eval.at_end=false")
-    assert set(commands) == {expected}
+    overrides = {"train.epochs": 3, "data.data_dir": "my images", "eval.at_end": False}
+    for job in jobs:
+        assert (job.dataset_cfg, job.overrides, job.strategy) == ("shapes", overrides, "auto")
+        assert (job.spec, job.model_dir) == (f"{job.model_dir}.json", job.spec[: -len(".json")])
+        assert job.baseline == f"{tmp_path}/study/baseline.json"
     [command_line] = [line for line in lines if f"--model_name={result['best']} " in line]
     assert command_line.startswith("python main.py --mode=traineval --model_name=")
     assert command_line.endswith("'--data_dir=my images' --hparam_str=train.epochs=3")
@@ -99,9 +105,26 @@ def test_a_search_writes_its_results_and_writes_them_again(
     assert error.startswith("the study was begun with train.epochs=3 (now 4)")
 
 
+def test_a_search_that_is_stopped_prints_its_results_and_ends_with_status_75(
+    answer, flags, monkeypatch, capsys
+):
+    def command(job_file):
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return fake_command(job_file, ["hold=/nowhere/there"])
+
+    monkeypatch.setattr(worker, "trial_command", command)
+    with pytest.raises(SystemExit) as ended:
+        answer(*flags, "--search_budget=1")
+    assert ended.value.code == 75
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["best"] is None
+    assert err.splitlines()[-1] == "stopped; the same command resumes from there"
+
+
 def test_a_worker_needs_no_tensorflow():
     code = (
-        "import sys, main, efficientnetv2.search.worker, efficientnetv2.search.space; "
+        "import sys, efficientnetv2.cli.app, efficientnetv2.search.worker; "
+        "import efficientnetv2.search.page; "
         "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
