@@ -93,7 +93,7 @@ def test_a_search_that_is_asked_to_stop_saves_and_resumes(tmp_path, config, fake
         ({"budget": "soon"}, "--search_budget must be trials or a time, 40 or 2h or 90m, got 'soo"),
         ({"sampler": "tpa"}, "unknown sampler 'tpa'; did you mean 'tpe'?"),
         ({"seed": -1}, "seed must be a whole number from 0, got -1"),
-        ({"directory": ""}, "directory must be the path of a directory, got ''"),
+        ({"directory": ""}, "directory must be the path of a file or directory, got ''"),
         ({"directory": "/dev/null/x"}, "cannot make --model_dir=/dev/null/x: Not a directory"),
         ({"strategy": object()}, "strategy must be a name: each trial is a process of its own"),
         ({"storage": "nothing://x"}, "cannot open --search_storage=nothing://x: "),
