@@ -19,22 +19,24 @@ def train() -> None:
         return _print_stages(config, evaluate)
     require_flag("model_dir")
     import_tensorflow()
+    from efficientnetv2.training.distribute import Workers, make_strategy
     from efficientnetv2.training.run import train as train_run
 
+    strategy = make_strategy(FLAGS.strategy, FLAGS.tpu)
     try:
         result = train_run(
             config,
             FLAGS.model_dir,
             evaluate=evaluate,
-            strategy=FLAGS.strategy,
-            tpu=FLAGS.tpu,
+            strategy=strategy,
             allow_changes=FLAGS.allow_changes,
             verbose=True,
         )
     except TrainingStopped as stop:
         print(f"{stop}; the same command resumes from there", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
-    print_result(result)
+    if Workers(strategy).is_chief:
+        print_result(result)
 
 
 def _print_stages(config: hparams.Config, evaluate: bool) -> None:

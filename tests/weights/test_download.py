@@ -10,6 +10,7 @@ import threading
 import pytest
 from weight_server import Answer, WeightServer, make_archive, plain
 
+from efficientnetv2.common.console import verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.weights import download
 from efficientnetv2.weights.download import fetch
@@ -221,9 +222,12 @@ def test_a_cache_that_cannot_be_made_is_a_user_error(tmp_path, server):
 def test_two_at_once_fetch_once(cache, server, capfd):
     server.answers = [Answer(waits=0.02)]
     found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(fetch(ROW, str(cache)))) for _ in range(3)
-    ]
+
+    def fetch_loudly():
+        with verbosity(True):  # Each thread has its own.
+            found.append(fetch(ROW, str(cache)))
+
+    threads = [threading.Thread(target=fetch_loudly) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -82,7 +82,7 @@ def test_what_a_killed_process_received_is_kept(path, monkeypatch):
             raise KeyboardInterrupt
         return read(response)
 
-    monkeypatch.setattr(transfer_module, "_CHUNK", 1000)
+    monkeypatch.setattr(transfer_module, "_TRANSFER_CHUNK", 1000)
     with WeightServer(CONTENT) as server:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(transfer_module, "_read", interrupted)
