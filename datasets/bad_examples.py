@@ -39,6 +39,7 @@ _FORMATS = (
     (b"GIF8", b"\x00;", "GIF"),
     (b"BM", b"", "BMP"),
 )
+_NAMED = 3  # names in a message
 
 
 class Fault(NamedTuple):
@@ -192,9 +193,6 @@ def _closer(source: Source, records: tf.data.Dataset, max_pixels: int | None) ->
     except READING_ERRORS as error:  # Of the records: a source that does not replace broken ones.
         return Unreadable(name, Fault("broken record", clean_message(error)))
     return None
-
-
-_NAMED = 3  # names in a message
 
 
 @contextlib.contextmanager

@@ -16,6 +16,9 @@ _EXTENSION, _IMAGE = 0x21, 0x2C
 _PADDING = 16  # Zeros behind the bytes: a block that is cut off reads them, and ends.
 _BYTES_PER_BLOCK = 16  # On average, at least; else it is taken for an attack on this loop.
 _FREE_BLOCKS = 10_000
+_HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
+NAMED_POSITIONS = 64  # The error of a later image names the last of them.
+FRAMES_PIXELS = 2**28  # Of all frames of a GIF; the decoder takes a byte for each.
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])  # Loops are slow outside of graphs.
@@ -67,11 +70,6 @@ def largest_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     nothing = tf.constant(0), tf.constant([0, 0]), tf.constant(0, tf.int64)
     _, blocks, largest, pixels = tf.while_loop(is_block, read_block, (start, *nothing))
     return largest, tf.where(blocks < most_blocks, pixels, tf.int64.max)
-
-
-_HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
-NAMED_POSITIONS = 64  # The error of a later image names the last of them.
-FRAMES_PIXELS = 2**28  # Of all frames of a GIF; the decoder takes a byte for each.
 
 
 def _at(position: tf.Tensor | None, make: Callable[[], tf.Tensor]) -> tf.Tensor:

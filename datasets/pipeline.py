@@ -20,6 +20,14 @@ from efficientnetv2.datasets.sources.registry import open_source
 from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.hparams import Config, Stage, with_values
 
+_CROP, _AUGMENT, _EXTRA, _CUTOUT, _MIXING = range(5)  # What a seed is for; part of the seed.
+_PURPOSES = 8
+# Pixels that are augmented together: many hide what a call costs, few stay in the cache. Measured,
+# see docs/performance.md.
+_GROUP_PIXELS = 32 * 224**2
+_LARGEST_GROUP = 256  # images
+_READ_TOGETHER = 64  # examples of an evaluation that skips bad ones
+
 
 def numbered_records(source: Source, first: int, end: int) -> tf.data.Dataset:
     """The records of a run in their order: (number, int64 scalar; the parts of the record...).
@@ -107,15 +115,6 @@ def read_through_service(dataset: tf.data.Dataset, address: str, bad) -> tf.data
             tf.data.experimental.service.ShardingPolicy.DYNAMIC, address
         )
     )
-
-
-_CROP, _AUGMENT, _EXTRA, _CUTOUT, _MIXING = range(5)  # What a seed is for; part of the seed.
-_PURPOSES = 8
-# Pixels that are augmented together: many hide what a call costs, few stay in the cache. Measured,
-# see docs/performance.md.
-_GROUP_PIXELS = 32 * 224**2
-_LARGEST_GROUP = 256  # images
-_READ_TOGETHER = 64  # examples of an evaluation that skips bad ones
 
 
 def build_dataset(

@@ -42,6 +42,7 @@ _OF_TRAINING_ALONE = (
     "model.survival_prob",
     "model.bn_momentum",
 )
+CARD_FILE = "model_card.json"
 
 
 def deviations(config: Config, adapted: Iterable[str] = ()) -> list[str]:
@@ -58,9 +59,6 @@ def deviations(config: Config, adapted: Iterable[str] = ()) -> list[str]:
         and value != theirs[key]
     ]
     return [*_OF_EVERY_EXPORT, *named, *adapted, *settings]
-
-
-CARD_FILE = "model_card.json"
 
 
 def write_card(

@@ -22,6 +22,13 @@ EXPECTED_FILE = os.path.join("assets.extra", "expected_scores.json")
 
 # {signature: (its inputs by name, the scores of the Keras model, float32 [N, K])}
 Questions = dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
+# Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
+# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
+# that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
+MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
+BATCH = 16
+Classify = Callable[[np.ndarray], np.ndarray]
+CALIBRATION, COMPARISON = 48, 64  # Images, evenly spread over a split.
 
 
 def sample_images() -> list[bytes]:
@@ -112,15 +119,6 @@ def _in_base64(contents) -> list[str]:
     return [base64.b64encode(content).decode() for content in contents]
 
 
-# Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
-# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
-# that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
-MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
-BATCH = 16
-
-Classify = Callable[[np.ndarray], np.ndarray]
-
-
 class ExportMismatch(RuntimeError):
     """The export answers differently from the model that it was made of."""
 
@@ -203,9 +201,6 @@ def check(parity: Parity, name: str, *, quantised: bool) -> list[str]:
                 "more varied examples, or a format with float activations, lose less"
             )
     return lines
-
-
-CALIBRATION, COMPARISON = 48, 64  # Images, evenly spread over a split.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ from efficientnetv2.export.tflite import load_tflite, write_tflite
 from efficientnetv2.hparams import Config
 
 OPSET = 15  # The newest that tf2onnx writes by default; any runtime since 2022 reads it.
+SAVED_MODEL = "saved_model"
 
 
 def write_onnx(graph_def: GraphDef, image_size: int, path: str) -> None:
@@ -255,9 +256,6 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
     return FORMATS[name]
-
-
-SAVED_MODEL = "saved_model"
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:

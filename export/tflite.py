@@ -31,6 +31,7 @@ _FUSED_INTO = {  # What TensorFlow Lite computes in one step with the operation 
     "Relu6": ("BiasAdd", "AddV2"),
 }
 _FIXED = {"Sigmoid": (0.0, 255 / 256), "Tanh": (-1.0, 127 / 128)}  # As its kernels demand.
+KINDS = ("float32", "float16", "int8")
 
 
 def with_ranges(graph_def: GraphDef, examples: Iterable[np.ndarray]) -> GraphDef:
@@ -113,9 +114,6 @@ def _ranged(name: str, lower: float, upper: float) -> list[NodeDef]:
     ranged = NodeDef(name=f"{name}/ranged", op="FakeQuantWithMinMaxVars", input=names)
     ranged.attr["num_bits"].i = 8
     return [*ends, ranged]
-
-
-KINDS = ("float32", "float16", "int8")
 
 
 def write_tflite(

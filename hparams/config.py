@@ -12,13 +12,6 @@ import typing
 
 from efficientnetv2.common.errors import UserError
 
-
-def setting(default, *, least=None, above=None, most=None, below=None, choices=None):
-    """Returns a dataclass field with bounds on its value."""
-    bounds = {"least": least, "above": above, "most": most, "below": below, "choices": choices}
-    return dataclasses.field(default=default, metadata=bounds)
-
-
 DATA_SOURCES = ("shapes", "folder", "tfds", "tfrecord", "csv")
 RECORD_LAYOUTS = ("imagenet", "imagenet21k")
 EVAL_CROPS = ("v2", "v1", "whole")
@@ -36,6 +29,20 @@ FINE_TUNING_POLICIES = (
     "ft_autoaug_randaug_cutout",
 )
 MIB = 2**20
+SCHEDULES = ("paper", "official", "resize", "random", "fixed")
+LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
+LOSS_TYPES = ("softmax", "sigmoid", "custom", "focal", "sigmoid_focal")
+PRECISIONS = ("float32", "bfloat16", "float16")
+ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
+FEW_IMAGES = 20_000  # Up to so many BatchNorm is frozen in fine-tuning.
+BEST_METRICS = ("loss", "top1", "top5", "hit_at_1", "hit_at_5", "global_ap")
+NORMALIZATIONS = ("centered", "inception", "imagenet")
+
+
+def setting(default, *, least=None, above=None, most=None, below=None, choices=None):
+    """Returns a dataclass field with bounds on its value."""
+    bounds = {"least": least, "above": above, "most": most, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata=bounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +101,6 @@ class DataConfig:
     resize_method: str = setting("bilinear", choices=RESIZE_METHODS)  # Ours.
 
 
-SCHEDULES = ("paper", "official", "resize", "random", "fixed")
-LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
-LOSS_TYPES = ("softmax", "sigmoid", "custom", "focal", "sigmoid_focal")
-PRECISIONS = ("float32", "bfloat16", "float16")
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Length, stages and optimisation."""
@@ -143,12 +144,6 @@ class TrainConfig:
     jit_compile: bool | None = None  # Ours: XLA; None: what was measured to be faster.
     on_nan: str = setting("stop", choices=("stop", "rollback"))  # Ours: a loss that is no number.
     seed: int = setting(0, least=0, below=2**30)  # Ours: every random draw follows from it.
-
-
-ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
-FEW_IMAGES = 20_000  # Up to so many BatchNorm is frozen in fine-tuning.
-BEST_METRICS = ("loss", "top1", "top5", "hit_at_1", "hit_at_5", "global_ap")
-NORMALIZATIONS = ("centered", "inception", "imagenet")
 
 
 @dataclasses.dataclass(frozen=True)

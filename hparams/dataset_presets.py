@@ -5,6 +5,10 @@ import dataclasses
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams.overrides import flatten, nearest
 
+# For a plan without the data, as officially stated. How many images are in the first 20 files
+# depends on who wrote them, so the number is no setting, which the data would have to meet.
+_PLANNED_IMAGES = {"imagenet": 1_256_144, "imagenet21k": 12_720_275}
+
 
 def _splits(train: tuple, minival: tuple, evaluation: tuple, key: str = "tfds_split") -> dict:
     """Splits from (expression or glob, number of images[, slice]); None is left out."""
@@ -149,11 +153,6 @@ DATASETS = {
     "imagenettfds": _IMAGENET_TFDS,
     **{name: _fine_tuned(layer) for name, layer in _FINE_TUNED.items()},
 }
-
-
-# For a plan without the data, as officially stated. How many images are in the first 20 files
-# depends on who wrote them, so the number is no setting, which the data would have to meet.
-_PLANNED_IMAGES = {"imagenet": 1_256_144, "imagenet21k": 12_720_275}
 
 
 def planned_images(dataset_cfg: str) -> int | None:

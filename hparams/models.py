@@ -13,6 +13,16 @@ from efficientnetv2.hparams.config import ModelConfig
 from efficientnetv2.hparams.overrides import nearest
 from efficientnetv2.hparams.spec import Blocks, ModelSpec, check_spec, is_spec_file, load_spec
 
+TOLERANCE = 0.03  # Sources count multiply-adds slightly differently, and round.
+_README = "README of google/automl/efficientnetv2"
+_V1_PAPER = "arXiv 1905.11946, Table 2"
+_TABLE_3 = "arXiv 2104.00298, Table 3"
+_TABLE_7 = "arXiv 2104.00298, Table 7"
+_TABLE_7_QUOTED = "arXiv 2104.00298, Table 7, not compared with a copy of the paper"
+_FIRST_VERSION = "arXiv 2104.00298 version 1, not compared with a copy of the paper"
+_ADVPROP = "arXiv 1911.09665, not compared with a copy of the paper"
+_NOISY_STUDENT = "arXiv 1911.04252, not compared with a copy of the paper"
+
 
 def _fused(repeats, stride, expand, channels_in, channels, kernel=3) -> Blocks:
     return Blocks("fused", repeats, kernel, stride, expand, channels_in, channels)
@@ -158,9 +168,6 @@ def get_spec(name: str) -> ModelSpec:
     return _SPECS[name]
 
 
-TOLERANCE = 0.03  # Sources count multiply-adds slightly differently, and round.
-
-
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A published number, with the digits that its source gives, times `unit`."""
@@ -201,15 +208,6 @@ class Published:
             return None
         return self.macs.rounds(count) or abs(self.macs.difference(count)) <= TOLERANCE
 
-
-_README = "README of google/automl/efficientnetv2"
-_V1_PAPER = "arXiv 1905.11946, Table 2"
-_TABLE_3 = "arXiv 2104.00298, Table 3"
-_TABLE_7 = "arXiv 2104.00298, Table 7"
-_TABLE_7_QUOTED = "arXiv 2104.00298, Table 7, not compared with a copy of the paper"
-_FIRST_VERSION = "arXiv 2104.00298 version 1, not compared with a copy of the paper"
-_ADVPROP = "arXiv 1911.09665, not compared with a copy of the paper"
-_NOISY_STUDENT = "arXiv 1911.04252, not compared with a copy of the paper"
 
 _ROWS = (  # Model, image size, parameters in millions, FLOPs in billions, source.
     ("efficientnetv2-b0", 224, "7.1", "0.72", _README),

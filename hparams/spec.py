@@ -19,6 +19,26 @@ from efficientnetv2.hparams.config import ACTIVATIONS
 from efficientnetv2.hparams.overrides import nearest
 
 CHANNEL_DIVISOR = 8
+# Least and most; more is a slip of the hand, and would end in a lack of memory.
+_ROW_LIMITS = {
+    "repeats": (1, 1000),
+    "kernel": (1, 99),
+    "stride": (1, 2),
+    "expand": (1, 100),
+    "channels_in": (1, 16_384),
+    "channels": (1, 16_384),
+    "se_ratio": (0, 1),
+}
+_LIMITS = {
+    "width_coefficient": (1e-3, 100),
+    "depth_coefficient": (1e-3, 100),
+    "head_channels": (1, 16_384),
+    "stem_stride": (1, 2),
+    "gn_groups": (1, 16_384),
+    "bn_epsilon": (1e-12, 1),
+}
+_MOST_BLOCKS = 1000
+_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9._-]*")  # What TensorFlow takes for a scope.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,28 +178,6 @@ def scale_spec(
         depth_coefficient=1.0,
         head_channels=spec.scaled_channels(spec.head_channels),
     )
-
-
-# Least and most; more is a slip of the hand, and would end in a lack of memory.
-_ROW_LIMITS = {
-    "repeats": (1, 1000),
-    "kernel": (1, 99),
-    "stride": (1, 2),
-    "expand": (1, 100),
-    "channels_in": (1, 16_384),
-    "channels": (1, 16_384),
-    "se_ratio": (0, 1),
-}
-_LIMITS = {
-    "width_coefficient": (1e-3, 100),
-    "depth_coefficient": (1e-3, 100),
-    "head_channels": (1, 16_384),
-    "stem_stride": (1, 2),
-    "gn_groups": (1, 16_384),
-    "bn_epsilon": (1e-12, 1),
-}
-_MOST_BLOCKS = 1000
-_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9._-]*")  # What TensorFlow takes for a scope.
 
 
 def is_spec_file(name: str) -> bool:

@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
+import published
 import pytest
 import tensorflow as tf
 from image_folder import make_images
@@ -198,6 +200,35 @@ def test_weights_of_a_run_or_a_file_start_another_run_and_build_models(folder, t
     )
     backbone = effnet.build_backbone(SPEC, levels=(2,))
     assert backbone(pixels)["reduction_2"].shape == (1, 8, 8, 8)
+
+
+def test_weights_of_a_file_are_evaluated_and_queried_with_the_settings_that_they_imply(
+    folder, tmp_path
+):
+    path = published.save_official(published.official_arrays(SPEC, 3), tmp_path / "model")
+    (tmp_path / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    trained = effnet.load_pretrained(config_of(folder), path, labels=tmp_path / "labels.txt")
+    assert (trained.config.data.num_classes, trained.class_names) == (3, tuple(CLASSES))
+    assert trained.loaded.format == "official, by name" and trained.model_dir is None
+    assert effnet.evaluate(trained)["step"] is None
+    [row] = effnet.predict(trained, next((folder / "photos" / "bee").iterdir()))
+    assert {one["label"] for one in row["top"]} == set(CLASSES)
+    with pytest.raises(effnet.UserError, match="a report needs a run"):
+        effnet.report(trained)
+    (tmp_path / "labels.txt").write_text("ant\nbee\n")
+    with pytest.raises(effnet.UserError, match="names 2 classes, the weights have 3"):
+        effnet.load_pretrained(config_of(folder), path, labels=tmp_path / "labels.txt")
+
+
+def test_the_demo_page_is_served_while_its_block_runs(trained):
+    with effnet.demo(trained[0]) as (url, page):
+        with urllib.request.urlopen(url, timeout=60) as response:
+            assert response.status == 200 and b"gradio" in response.read()
+        with pytest.raises(effnet.UserError, match="is taken"):
+            with effnet.demo(trained[0], port=int(url.rstrip("/").rpartition(":")[2])):
+                pass
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, timeout=60)
 
 
 def test_what_is_known_without_training():

@@ -23,6 +23,17 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams import nearest
 
 _STATEFUL = re.compile("Random|Multinomial|TruncatedNormal|Parameterized|Stateful(?!Partitioned)")
+_RANGE = (0, 255)
+# What layers raise for arguments that do not suit them, when they are made, traced or run.
+_REFUSALS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+_UNIT_RANGE = ("RandomJpegQuality",)  # Takes pixels in [0, 1], whatever the others take.
+_SETTLED = {  # arguments that are not the user's to choose
+    "seed": "train.seed decides all draws",
+    "value_range": "pixels are in [0, 255]",
+    "dtype": "layers compute in float32",
+    "name": "layers need none",
+}
+LayerCall = tuple[str, dict[str, object]]
 
 
 def import_keras_cv():
@@ -168,17 +179,7 @@ LAYERS: dict[str, dict] = {
     "RandomZoom": {"height_factor": 0.3},
     "Solarization": {"threshold_factor": (64, 255)},
 }
-_RANGE = (0, 255)
-# What layers raise for arguments that do not suit them, when they are made, traced or run.
-_REFUSALS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 _REFUSALS += (tf.errors.InvalidArgumentError,)
-_UNIT_RANGE = ("RandomJpegQuality",)  # Takes pixels in [0, 1], whatever the others take.
-_SETTLED = {  # arguments that are not the user's to choose
-    "seed": "train.seed decides all draws",
-    "value_range": "pixels are in [0, 255]",
-    "dtype": "layers compute in float32",
-    "name": "layers need none",
-}
 _REFUSED = {
     "CutMix": "use data.cutmix_alpha",
     "MixUp": "use data.mixup_alpha",
@@ -195,8 +196,6 @@ _REFUSED = {
     "RandomChoice": "it takes layers, which are no literals",
     "RepeatedAugmentation": "it takes layers, and changes the size of the batch",
 }
-
-LayerCall = tuple[str, dict[str, object]]
 
 
 def parse_extra_augment(text: str) -> tuple[LayerCall, ...]:

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 # The smoothing filter of Sharpness, the same for each channel: [3, 3, 3, 1], sums to 13.
 _SMOOTH = [[[[weight]] * 3 for weight in row] for row in ((1, 1, 1), (1, 5, 1), (1, 1, 1))]
+FILL = 128  # grey
 
 
 def _uint8(value: int) -> tf.Tensor:
@@ -169,9 +170,6 @@ def sharpness(images: tf.Tensor, factor: float) -> tf.Tensor:
     last, end = images[:, 1:][:, -1:], images[:, :, 1:][:, :, -1:]  # Empty where it is the first.
     blended = tf.concat([images[:, :1], blended[:, 1:-1], last], axis=1)
     return tf.concat([images[:, :, :1], blended[:, :, 1:-1], end], axis=2)
-
-
-FILL = 128  # grey
 
 
 def _transform(images: tf.Tensor, matrix_for) -> tf.Tensor:

@@ -26,6 +26,12 @@ from efficientnetv2.datasets.augment import ops
 
 MAX_MAGNITUDE = 30.0
 REFERENCE_SIZE = 300  # pixels, the last stage of S: there the corrected set moves the same pixels
+_MOVING = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+SIGNED = {  # operations that go either way, with equal chances
+    "official": _MOVING,
+    "corrected": (*_MOVING, "Color", "Contrast", "Brightness", "Sharpness"),
+}
+_DRAWS = 6  # random numbers for each image and layer: up to four to choose by, and a place
 
 
 class Strength(NamedTuple):
@@ -64,12 +70,12 @@ class Strength(NamedTuple):
 
 
 Operation = Callable[[tf.Tensor, Strength], tf.Tensor]
-
 _GEOMETRY: dict[str, Operation] = {
     "Rotate": lambda x, s: ops.rotate(x, s.signed(30.0)),
     "ShearX": lambda x, s: ops.shear_x(x, s.signed(0.3)),
     "ShearY": lambda x, s: ops.shear_y(x, s.signed(0.3)),
 }
+
 
 OFFICIAL: dict[str, Operation] = {
     "AutoContrast": lambda x, s: ops.auto_contrast(x),
@@ -106,15 +112,6 @@ CORRECTED: dict[str, Operation] = {
 
 OP_SETS = {"official": OFFICIAL, "corrected": CORRECTED}
 OP_NAMES: tuple[str, ...] = tuple(OFFICIAL)
-
-_MOVING = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-SIGNED = {  # operations that go either way, with equal chances
-    "official": _MOVING,
-    "corrected": (*_MOVING, "Color", "Contrast", "Brightness", "Sharpness"),
-}
-
-
-_DRAWS = 6  # random numbers for each image and layer: up to four to choose by, and a place
 
 
 class Action(NamedTuple):
@@ -285,9 +282,6 @@ def check_magnitude(magnitude: float) -> None:
 
 def _given(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-__all__ = ["OP_NAMES", "apply_op", "apply_policy"]
 
 
 def apply_op(

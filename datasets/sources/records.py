@@ -26,6 +26,13 @@ from efficientnetv2.datasets.sources.files import shuffled_index
 RECORD_OVERHEAD = 16  # bytes of a record that are not data
 _SCAN_THREADS = 16  # mostly waiting for the disk
 _SLOW = 5.0  # seconds after which a scan is worth a line in the log
+BLOCKS_PER_WINDOW = 64  # so many places of the data are mixed, where blocks can be cut
+MEMORY_OVERHEAD = 256  # bytes of a record in a buffer beside its data
+_MOST_RECORDS = 1024  # in a block that is cut
+_READ_THREADS = 32  # mostly waiting for a remote file system
+_READ_BUFFER = 1 << 20  # bytes
+_GATHERED = 64  # records that are picked at once, which is ten times as fast as one by one
+_FEW_BLOCKS = 16  # in a window: with fewer the log says so
 
 
 def is_local(path: str) -> bool:
@@ -90,12 +97,6 @@ def _read_through(path: str) -> np.ndarray:
     lengths = tf.data.TFRecordDataset(path, buffer_size=8 << 20).map(tf.strings.length)
     sizes = [int(length) + RECORD_OVERHEAD for length in lengths]
     return np.cumsum([0, *sizes], dtype=np.int64)
-
-
-BLOCKS_PER_WINDOW = 64  # so many places of the data are mixed, where blocks can be cut
-MEMORY_OVERHEAD = 256  # bytes of a record in a buffer beside its data
-_MOST_RECORDS = 1024  # in a block that is cut
-_READ_THREADS = 32  # mostly waiting for a remote file system
 
 
 class Piece(NamedTuple):
@@ -200,11 +201,6 @@ def _cut(index: int, piece: Piece, offsets: np.ndarray, target: int | None) -> l
         memory = data + MEMORY_OVERHEAD * (end - first)
         rows.append((index, end - first, int(starts[first]), 0, memory))
     return rows
-
-
-_READ_BUFFER = 1 << 20  # bytes
-_GATHERED = 64  # records that are picked at once, which is ten times as fast as one by one
-_FEW_BLOCKS = 16  # in a window: with fewer the log says so
 
 
 class _Plan(NamedTuple):

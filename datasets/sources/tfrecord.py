@@ -15,6 +15,10 @@ from efficientnetv2.datasets.labels import class_names_of
 from efficientnetv2.datasets.sources.records import Piece, RecordFiles
 from efficientnetv2.datasets.sources.source import Source
 
+BROKEN = "cannot be read: its checksum is wrong, or its file damaged or gone"
+_MANIFEST = "manifest.json"
+_Parsed = tuple[tf.Tensor, tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
+
 
 def encode_imagenet(
     image: bytes, label: int, class_name: str, filename: bytes, height: int, width: int
@@ -50,12 +54,6 @@ def _integers(values: Sequence[int]) -> tf.train.Feature:
 def _serialized(features: dict[str, tf.train.Feature]) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)  # Else the order of the features varies.
-
-
-BROKEN = "cannot be read: its checksum is wrong, or its file damaged or gone"
-
-_MANIFEST = "manifest.json"
-_Parsed = tuple[tf.Tensor, tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
 
 
 def open_tfrecord(data_config, split: str, seed: int) -> Source:

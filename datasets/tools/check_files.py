@@ -21,6 +21,7 @@ from efficientnetv2.datasets.tools.findings import Finding
 _EXIF = b"Exif\x00\x00"
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = (0, 1)  # 0: written by some programs, means nothing
+_JPEG = re.compile("JPEG|Inconsistent progression")
 
 
 def describe(image_bytes: bytes) -> Iterator[str]:
@@ -102,9 +103,6 @@ def _has_two_frames(image_bytes: bytes) -> bool:
         else:
             return False
     return True
-
-
-_JPEG = re.compile("JPEG|Inconsistent progression")
 
 
 class StderrWatch:

@@ -22,6 +22,8 @@ from efficientnetv2.datasets.sources.manifest import Shard, file_sha256, shard_f
 from efficientnetv2.datasets.sources.source import Source
 
 JPEG_QUALITY = 95
+PROGRESS_FOLDER = "progress"
+_RECORD_OVERHEAD = 16  # bytes: length, and two checksums
 
 
 class Converted(NamedTuple):
@@ -118,11 +120,6 @@ def _unreadable(source: Source, epoch, position: int, max_pixels: int) -> Unread
     if fault.kind == "broken record":  # Not the data: the settings do not fit them.
         raise UserError(f"{name} {fault.reason}")
     return Unreadable(name, fault)
-
-
-PROGRESS_FOLDER = "progress"
-
-_RECORD_OVERHEAD = 16  # bytes: length, and two checksums
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,9 @@ import keras
 from efficientnetv2.network.compat import ON_TENSORFLOW, UNFUSED_BATCH_NORM
 
 _SILU = keras.activations.get("silu")
+_local = threading.local()  # Replicas of a strategy are traced in threads of their own.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # Of pixels in [0, 1], red, green, blue; official constants.
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable("efficientnetv2")
@@ -89,9 +92,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-_local = threading.local()  # Replicas of a strategy are traced in threads of their own.
-
-
 class NoiseSource(Protocol):
     """What `noise_from` takes."""
 
@@ -143,10 +143,6 @@ class StochasticDepth(_SourcedDropout):
         config = super().get_config()
         config.pop("noise_shape", None)
         return config
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # Of pixels in [0, 1], red, green, blue; official constants.
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def scale_and_offset(kind: str, channels: int = 3):

@@ -38,6 +38,23 @@ _COUNTED = (
     keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
 )
+_BYTES_PER_PARAM = 4  # float32.
+_COLUMNS = (
+    "model",
+    "size",
+    "params (M)",
+    "trained (M)",
+    "published",
+    "FLOPs (B)",
+    "published",
+    "activations (M)",
+    "MB",
+)
+_LEGEND = """\
+FLOPs are multiply-adds per image; activations are the outputs of convolutions and dense layers;
+MB is the size of the float32 weights. "trained" leaves out moving averages, as most published
+figures do. In brackets: how far a count is from a figure that it neither rounds to nor, FLOPs,
+comes within 3% of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +196,6 @@ def _stages(calls: list[_Call], spec: ModelSpec) -> Iterator[str]:
         yield stage_of_block[int(index)] if step == "blocks" else step
 
 
-_BYTES_PER_PARAM = 4  # float32.
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """A stage of a network, or its stem, head or classifier; counted as `LayerCost` is."""
@@ -265,24 +279,6 @@ def profile_built(model: keras.Model, spec: ModelSpec | None = None) -> Profile:
         activations=sum(part.activations for part in parts.values()),
         parts=tuple(parts.values()),
     )
-
-
-_COLUMNS = (
-    "model",
-    "size",
-    "params (M)",
-    "trained (M)",
-    "published",
-    "FLOPs (B)",
-    "published",
-    "activations (M)",
-    "MB",
-)
-_LEGEND = """\
-FLOPs are multiply-adds per image; activations are the outputs of convolutions and dense layers;
-MB is the size of the float32 weights. "trained" leaves out moving averages, as most published
-figures do. In brackets: how far a count is from a figure that it neither rounds to nor, FLOPs,
-comes within 3% of."""
 
 
 def profile_table(profiles: Sequence[Profile]) -> str:

@@ -19,6 +19,11 @@ from efficientnetv2.training.load_trained import Trained
 from efficientnetv2.training.losses import activation_of
 from efficientnetv2.training.metrics import Evaluator, predicted_classes
 
+MOST_ERRORS = 12
+MOST_SCORES = 2**28  # One per example and class; 1 GiB.
+_SIDE, _GAP = 208, 6  # pixels
+_OPAQUE = 0.6  # Of an overlay where the map is 1.
+
 
 def grad_cam(model: keras.Model, images, classes) -> np.ndarray:
     """Returns maps of what raises the logit of a class, from the last features before pooling.
@@ -78,10 +83,6 @@ def _through(layers: list, x):
     for layer in layers:
         x = layer(x)
     return x
-
-
-MOST_ERRORS = 12
-MOST_SCORES = 2**28  # One per example and class; 1 GiB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,10 +277,6 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     found = np.cumsum(labels)[last]
     precision = found / (last + 1)
     return float((np.diff(found, prepend=0) * precision).sum() / labels.sum())
-
-
-_SIDE, _GAP = 208, 6  # pixels
-_OPAQUE = 0.6  # Of an overlay where the map is 1.
 
 
 def draw_mistakes(model, mistakes: Sequence[Mistake]) -> list[bytes]:

@@ -15,6 +15,11 @@ from efficientnetv2.hparams import Stage
 from efficientnetv2.network.profile import Part, Profile
 from efficientnetv2.report.history import History, Throughput, series
 
+_MOST_LABELS = 6  # Stages, beyond which their labels would overlap.
+_LABEL_HEIGHT = 32  # points, of three lines
+_COLOURS = {"params": "#4c78a8", "macs": "#f58518", "activations": "#54a24b"}
+_TITLES = {"params": "parameters", "macs": "multiply-adds", "activations": "activations"}
+
 
 @dataclasses.dataclass(frozen=True)
 class ConfusedPair:
@@ -36,10 +41,6 @@ def confused_pairs(confusion: np.ndarray, most: int) -> tuple[ConfusedPair, ...]
         ConfusedPair(int(i), int(j), int(wrong[i, j]), float(wrong[i, j] / counts[i]))
         for i, j in zip(labels[order], predicted[order])
     )
-
-
-_MOST_LABELS = 6  # Stages, beyond which their labels would overlap.
-_LABEL_HEIGHT = 32  # points, of three lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +141,6 @@ def draw_throughput(speeds: Sequence[Throughput]) -> Figure | None:
     axes.set_xticks(range(len(timed)), names)
     axes.margins(y=0.15)
     return figure
-
-
-_COLOURS = {"params": "#4c78a8", "macs": "#f58518", "activations": "#54a24b"}
-_TITLES = {"params": "parameters", "macs": "multiply-adds", "activations": "activations"}
 
 
 def save_chart(profile: Profile, path: str) -> None:

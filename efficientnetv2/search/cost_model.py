@@ -31,6 +31,8 @@ _ACTIVATION_MOVES = 10
 _PARAM_MOVES = 8  # Weight, gradient, two slots of RMSProp, average of the weights: in and out.
 _PARAM_BYTES = 4  # Weights are float32 under any precision.
 _MEASUREMENTS_PER_COEFFICIENT = 3
+STEP_EXPONENT = -0.07  # w
+PARAMETER_EXPONENT = -0.05  # v
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,10 +211,6 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
     below = (numbers[None, :] < numbers[:, None]).sum(axis=1)
     equal = (numbers[None, :] == numbers[:, None]).sum(axis=1)
     return below + (equal - 1) / 2
-
-
-STEP_EXPONENT = -0.07  # w
-PARAMETER_EXPONENT = -0.05  # v
 
 
 def reward(

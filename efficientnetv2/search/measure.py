@@ -28,6 +28,8 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams import Config
 
 POLL_SECONDS = 0.1
+WARM_STEPS = 2  # The first of them is traced.
+LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 7, 50, 2.0
 
 
 def never() -> bool:
@@ -108,10 +110,6 @@ def _try(file: int, how: int) -> bool:
 
 def _release(file: int) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)
-
-
-WARM_STEPS = 2  # The first of them is traced.
-LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 7, 50, 2.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ FOLDER = "best"
 HEADS = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)", "stages")
 _LEAST_FOR_IMPORTANCE = 8  # Trials; of fewer, importance would be chance.
 _TOP = 0.25  # The share of the trials that count as good.
+_SMALLEST, _LARGEST = 14.0, 160.0  # Areas of the marks, in square points.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,9 +229,6 @@ def count_states(found: Sequence[Found]) -> dict[str, int]:
     for one in found:
         counts["same" if one.same_as is not None else one.state] += 1
     return counts
-
-
-_SMALLEST, _LARGEST = 14.0, 160.0  # Areas of the marks, in square points.
 
 
 def draw_pareto(found: Sequence[Found]) -> Figure | None:

@@ -24,6 +24,15 @@ _PHI_STEP = 0.5  # In which a target is approached before it is halved in.
 _HALVINGS = 60
 _STEP_TIME_TOLERANCE = 0.05  # A step time that is so near to its target, as a fraction, is met.
 _MOST_MEASUREMENTS = 6
+_PARAMS_TOLERANCE = 0.15  # Of the parameters, up and down.
+_FAMILY = "efficientnetv2-"
+_KINDS = {"fused": "F", "mbconv": "M"}
+_COLUMNS = ("", "size", "params (M)", "published", "FLOPs (B)", "published", "blocks")
+_LEGEND = """\
+Parameters are those trained, for 1000 classes; FLOPs are multiply-adds per image at this size. In
+brackets: how much more or less the network that was grown has than the published figure."""
+_ROWS_LEGEND = """\
+kind (F fused, M MBConv), kernel, expansion: channels x layers"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,17 +170,6 @@ def _bracket(value_at: Callable[[float], float], target: float) -> tuple[float, 
         middle = (low + high) / 2
         low, high = (middle, high) if value_at(middle) < target else (low, middle)
     return low, high
-
-
-_PARAMS_TOLERANCE = 0.15  # Of the parameters, up and down.
-_FAMILY = "efficientnetv2-"
-_KINDS = {"fused": "F", "mbconv": "M"}
-_COLUMNS = ("", "size", "params (M)", "published", "FLOPs (B)", "published", "blocks")
-_LEGEND = """\
-Parameters are those trained, for 1000 classes; FLOPs are multiply-adds per image at this size. In
-brackets: how much more or less the network that was grown has than the published figure."""
-_ROWS_LEGEND = """\
-kind (F fused, M MBConv), kernel, expansion: channels x layers"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,13 @@ from efficientnetv2.hparams.spec import (
 BACKBONE = "backbone"  # The parameter that says which one, where there are several.
 # Of a stage: what a parameter is called, and where its choices are.
 _PARTS = {"kind": "kinds", "repeats": "repeats", "kernel": "kernels", "expand": "expands"}
+_SPACE_FIELDS = ("name", "backbones", "se_ratios", "activations", "baseline")
+# Given once for the space, in force in each stage that does not have its own.
+_SHARED = ("kinds", "kernels", "expands", "repeats")
+_KINDS = ("mbconv", "fused")
+_SE_RATIOS = {"mbconv": [0.25], "fused": [0.0]}
+_NO_CONSTANTS = ("name", "blocks", "width_coefficient", "depth_coefficient", "keep_90_percent")
+_SEARCHED = ("head_channels", "activation")  # Have fields of their own.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,13 +255,6 @@ def _fields(space: SearchSpace, backbone: Backbone, spec: ModelSpec) -> Iterator
 
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spaces")
-_SPACE_FIELDS = ("name", "backbones", "se_ratios", "activations", "baseline")
-# Given once for the space, in force in each stage that does not have its own.
-_SHARED = ("kinds", "kernels", "expands", "repeats")
-_KINDS = ("mbconv", "fused")
-_SE_RATIOS = {"mbconv": [0.25], "fused": [0.0]}
-_NO_CONSTANTS = ("name", "blocks", "width_coefficient", "depth_coefficient", "keep_90_percent")
-_SEARCHED = ("head_channels", "activation")  # Have fields of their own.
 
 
 def space_names() -> list[str]:

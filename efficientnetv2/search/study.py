@@ -32,6 +32,31 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.text import duration, one_line
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_TAKE = (
+    "SET LOCAL lock_timeout = '60s'",
+    "SELECT pg_advisory_xact_lock(hashtext('efficientnetv2-search'))",
+)
+STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+LIVES = 2  # A trial whose worker was lost is tried once more.
+FIGURES = (
+    "accuracy",
+    "step_seconds",
+    "parameters",
+    "baseline_step_seconds",
+    "baseline_parameters",
+    "image_size",
+    "batch_size",
+)
+STARTUP_TRIALS = 5  # That finish before any is pruned.
+WARM_EVALUATIONS = 2  # Of a trial, of which the last may prune it.
+_POPULATION = 10
+SAMPLERS = {
+    "tpe": lambda seed: TPESampler(seed=seed),  # Multivariate, as Optuna 5 always has it.
+    "random": lambda seed: RandomSampler(seed=seed),
+    "evolution": lambda seed: NSGAIISampler(population_size=_POPULATION, seed=seed),
+}
+_PATIENT = {"connect_args": {"timeout": 60}}  # Seconds that SQLite waits for another one.
+_HEARTBEAT = "EFFICIENTNETV2_SEARCH_HEARTBEAT"  # Seconds between two of them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +75,6 @@ def parse_budget(text: str) -> Budget:
     if found[1]:
         return Budget(trials=int(found[1]))
     return Budget(seconds=float(found[2]) * _UNITS[found[3]])
-
-
-_TAKE = (
-    "SET LOCAL lock_timeout = '60s'",
-    "SELECT pg_advisory_xact_lock(hashtext('efficientnetv2-search'))",
-)
 
 
 class StudyLock:
@@ -93,29 +112,6 @@ class StudyLock:
             for statement in _TAKE:
                 connection.execute(sqlalchemy.text(statement))
             yield
-
-
-STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-LIVES = 2  # A trial whose worker was lost is tried once more.
-FIGURES = (
-    "accuracy",
-    "step_seconds",
-    "parameters",
-    "baseline_step_seconds",
-    "baseline_parameters",
-    "image_size",
-    "batch_size",
-)
-STARTUP_TRIALS = 5  # That finish before any is pruned.
-WARM_EVALUATIONS = 2  # Of a trial, of which the last may prune it.
-_POPULATION = 10
-SAMPLERS = {
-    "tpe": lambda seed: TPESampler(seed=seed),  # Multivariate, as Optuna 5 always has it.
-    "random": lambda seed: RandomSampler(seed=seed),
-    "evolution": lambda seed: NSGAIISampler(population_size=_POPULATION, seed=seed),
-}
-_PATIENT = {"connect_args": {"timeout": 60}}  # Seconds that SQLite waits for another one.
-_HEARTBEAT = "EFFICIENTNETV2_SEARCH_HEARTBEAT"  # Seconds between two of them.
 
 
 class SearchStudy:

@@ -25,6 +25,11 @@ from efficientnetv2.training.signals import EXIT_STOPPED
 
 _OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "std::bad_alloc")
 _NOT_FINITE = ("the loss is ", "the gradient's norm ")
+HOST = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "here"
+POLL_SECONDS = 0.2
+_SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
+_STOPPED = (EXIT_STOPPED, -signal.SIGTERM)  # The latter before training has started.
+_TAIL = 20_000  # Bytes of a log that are looked at.
 
 
 def reason_of_end(status: int, log: str) -> str:
@@ -48,13 +53,6 @@ def kind_of(reason: str) -> str:
     """What reasons that are alike have in common."""
     kind, _, rest = reason.partition(": ")
     return rest if kind == "error" else kind
-
-
-HOST = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "here"
-POLL_SECONDS = 0.2
-_SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
-_STOPPED = (EXIT_STOPPED, -signal.SIGTERM)  # The latter before training has started.
-_TAIL = 20_000  # Bytes of a log that are looked at.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,10 @@ from efficientnetv2.training.ema import WeightAverage
 
 _OWN = re.compile(r"ckpt-(\d+)(\.(index|json|data-\d+-of-\d+).*|_temp)")
 _STATE_FILE = "checkpoint"
+BEST_FOLDER, BEST_FILE = "best", "best.json"
+# What an evaluation measures that `eval.best_metric` may name.
+SINGLE_LABEL = ("loss", "top1", "top5")
+MULTI_LABEL = ("loss", "hit_at_1", "hit_at_5", "global_ap")
 
 
 class CheckpointFiles:
@@ -286,12 +290,6 @@ class _Text(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value) -> None:
         self.text = tf.compat.as_text(string_value)
-
-
-BEST_FOLDER, BEST_FILE = "best", "best.json"
-# What an evaluation measures that `eval.best_metric` may name.
-SINGLE_LABEL = ("loss", "top1", "top5")
-MULTI_LABEL = ("loss", "hit_at_1", "hit_at_5", "global_ap")
 
 
 class Selection:

@@ -24,6 +24,7 @@ STRATEGIES = ("auto", "one", "mirrored", "gpus", "multiworker", "tpu")
 EXAMPLE = (
     '{"cluster": {"worker": ["HOST1:PORT", "HOST2:PORT"]}, "task": {"type": "worker", "index": 0}}'
 )
+AGREE_EVERY = 10  # Steps, or batches of an evaluation, between two questions whether to stop.
 
 
 def make_strategy(
@@ -132,9 +133,6 @@ def _is_address(text) -> bool:
 
 def _wrong(what: str) -> UserError:
     return UserError(f"--strategy=multiworker: TF_CONFIG {what}; an example: {EXAMPLE}")
-
-
-AGREE_EVERY = 10  # Steps, or batches of an evaluation, between two questions whether to stop.
 
 
 class Workers:

@@ -13,6 +13,9 @@ from efficientnetv2.training.run_log import Counter
 
 BEST = 5
 NAMES = ("hit_at_1", "hit_at_5", "precision_at_1", "precision_at_5", "recall_at_1", "recall_at_5")
+THRESHOLDS = 200  # Of the precision-recall curve. Source: official.
+MOST_CLASSES = 1000  # Of a confusion matrix: it has their square.
+Watch = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def multi_label_rows(labels, logits):
@@ -144,12 +147,6 @@ def make_eval_step(
         return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None), logits
 
     return eval_step
-
-
-THRESHOLDS = 200  # Of the precision-recall curve. Source: official.
-MOST_CLASSES = 1000  # Of a confusion matrix: it has their square.
-
-Watch = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class Evaluator:

@@ -24,6 +24,8 @@ from efficientnetv2.network.compat import (
     var_path,
 )
 
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
 
 def learning_rate_at(config: Config, stages: Sequence[Stage], step: int) -> float:
     """Returns the learning rate of one step.
@@ -51,9 +53,6 @@ def learning_rate_at(config: Config, stages: Sequence[Stage], step: int) -> floa
     else:
         rate = base
     return max(rate, floor)
-
-
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 @contextlib.contextmanager

@@ -35,6 +35,12 @@ from efficientnetv2.training.signals import (
 )
 from efficientnetv2.training.step import make_train_step
 
+MOST_SKIPPED = 10  # Batches in one stage that `train.on_nan=rollback` skips.
+ADVICE = (
+    "lower train.lr_base, lengthen train.lr_warmup_epoch, or train.on_nan=rollback skips the batch"
+)
+MakeDataset = Callable[[Stage, int], tf.data.Dataset]
+
 
 @contextlib.contextmanager
 def gradients_forgotten() -> Iterator[None]:
@@ -175,12 +181,6 @@ class StageSteps:
         self._made.add(variant)
         with gradients_forgotten():
             return self._opened[variant].train_step(*batch, step, learning_rate), traced
-
-
-MOST_SKIPPED = 10  # Batches in one stage that `train.on_nan=rollback` skips.
-ADVICE = (
-    "lower train.lr_base, lengthen train.lr_warmup_epoch, or train.on_nan=rollback skips the batch"
-)
 
 
 class TrainingLoop:
@@ -358,11 +358,6 @@ class TrainingLoop:
             rows = np.concatenate(local(labels["label"]))
             for callback in self.callbacks:
                 callback.on_stage_begin(variant, images, rows)
-
-
-__all__ = ["Trainer", "TrainingStopped"]
-
-MakeDataset = Callable[[Stage, int], tf.data.Dataset]
 
 
 class Trainer:

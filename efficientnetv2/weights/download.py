@@ -40,6 +40,11 @@ _PASSING_ERRORS = (
     BrokenPipeError,
     http.client.IncompleteRead,
 )
+MAX_UNPACKED_BYTES = 8 * 2**30  # L2's 480 million weights and their averages take 4.
+_UNPACK_CHUNK = 1 << 20
+CACHE_VARIABLE = "EFFICIENTNETV2_CACHE"
+URL_VARIABLE = "EFFICIENTNETV2_WEIGHTS_URL"
+DEFAULT_CACHE = os.path.join("~", ".cache", "efficientnetv2")
 
 
 class TransferError(Exception):
@@ -195,10 +200,6 @@ def _origin_path(path: str) -> str:
     return f"{path}.json"
 
 
-MAX_UNPACKED_BYTES = 8 * 2**30  # L2's 480 million weights and their averages take 4.
-_UNPACK_CHUNK = 1 << 20
-
-
 def unpack(archive: str, folder: str) -> None:
     """Unpacks a tar archive, by gzip or not compressed, to `folder`, which must not exist.
 
@@ -273,11 +274,6 @@ def _is_gzip(path: str) -> bool:
 
 def _refused(archive: str, member: str, why: str) -> UserError:
     return UserError(f"{archive} is refused: its member {member!r} {why}; delete the archive")
-
-
-CACHE_VARIABLE = "EFFICIENTNETV2_CACHE"
-URL_VARIABLE = "EFFICIENTNETV2_WEIGHTS_URL"
-DEFAULT_CACHE = os.path.join("~", ".cache", "efficientnetv2")
 
 
 def fetch(row: Pretrained, cache_dir: str | None = None) -> str:

@@ -45,6 +45,11 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
 )
+_KEEP_VALUES = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop")
+_TOLERANCE = 1e-3  # Of a normalised value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
+_STATISTICS = ("mean", "variance", "count")  # The weights of a Normalization.
+_TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2's `is_torch_mode`, ...
+_TORCH_EPSILON = 1e-5  # ... which has this epsilon too.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +154,6 @@ def _check_size(num_bytes: int, name: str):
         raise UserError(f"breaks the limit of {MAX_BYTES} bytes with {name}")
 
 
-_KEEP_VALUES = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop")
-_TOLERANCE = 1e-3  # Of a normalised value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
-
-
 @dataclasses.dataclass(frozen=True)
 class InputMap:
     """What a model does to pixels before its first convolution.
@@ -240,11 +241,6 @@ def _numbers(value) -> np.ndarray:
     while isinstance(value, dict):
         value = value["config"]["value"]
     return np.asarray(value, np.float64).reshape(-1)
-
-
-_STATISTICS = ("mean", "variance", "count")  # The weights of a Normalization.
-_TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2's `is_torch_mode`, ...
-_TORCH_EPSILON = 1e-5  # ... which has this epsilon too.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,15 @@ import keras
 from efficientnetv2.network.blocks import FusedMBConv, MBConv
 from efficientnetv2.network.compat import var_path
 
+_NUMBERS = {  # Of the weights of a layer, in the order in which Keras makes them.
+    "kernel": 0,
+    "bias": 1,
+    "gamma": 0,
+    "beta": 1,
+    "moving_mean": 2,
+    "moving_variance": 3,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -113,16 +122,6 @@ def names_of_paths(names: Iterable[str], layout: Layout) -> dict[str, str]:
 def _position(match: re.Match) -> tuple:
     """Sorts numbers by value (9 before 10) and letters by the alphabet."""
     return int(match[1]), len(match[2]), match[2]
-
-
-_NUMBERS = {  # Of the weights of a layer, in the order in which Keras makes them.
-    "kernel": 0,
-    "bias": 1,
-    "gamma": 0,
-    "beta": 1,
-    "moving_mean": 2,
-    "moving_variance": 3,
-}
 
 
 def layers_by_class(names: Iterable[str]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ _BY_ENDING = {
     (".h5", ".hdf5", ".keras"): lambda path, use_ema: read_keras_file(path),
     (".pth", ".pt", ".bin", ".pth.tar", ".safetensors"): read_torch_file,
 }
+STEM = "stem_conv/kernel"
 
 
 def read_weights(path: str, use_ema: bool = True) -> Stored:
@@ -42,9 +43,6 @@ def read_weights(path: str, use_ema: bool = True) -> Stored:
             f"or a file ending in {known}"
         )
     return read_checkpoint(prefix, use_ema)
-
-
-STEM = "stem_conv/kernel"
 
 
 @dataclasses.dataclass(frozen=True)

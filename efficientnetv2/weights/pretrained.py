@@ -8,6 +8,27 @@ from efficientnetv2.weights.stored import Preprocessing
 
 ROOT_URL = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 TAGS = ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft")
+# Evaluation sizes in pixels.
+_V2_SIZES = {
+    "efficientnetv2-b0": 224,
+    "efficientnetv2-b1": 240,
+    "efficientnetv2-b2": 260,
+    "efficientnetv2-b3": 300,
+    "efficientnetv2-s": 384,
+    "efficientnetv2-m": 480,
+    "efficientnetv2-l": 480,
+    "efficientnetv2-xl": 512,
+}
+_NO_IMAGENET = ("efficientnetv2-xl", "efficientnet-l2", "efficientnet-l2_475")
+_NO_JFT = ("efficientnet-b8",)
+# crop, resize_method, normalization
+_V2 = ("v2", "bilinear", "centered")
+_FINE_TUNED = ("whole", "bilinear", "inception")
+_LEGACY = ("v1", "legacy_bicubic", "imagenet")
+_ADVPROP = ("v1", "legacy_bicubic", "inception")
+# Archive name: (sha256, bytes), where both were taken from a trusted download: its `.sha256` file
+# in the cache has the sum. None is known so far; `download.py` records each at its first use.
+_KNOWN: dict[str, tuple[str, int]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +44,6 @@ class Pretrained:
     num_bytes: int | None = None
 
 
-# Evaluation sizes in pixels.
-_V2_SIZES = {
-    "efficientnetv2-b0": 224,
-    "efficientnetv2-b1": 240,
-    "efficientnetv2-b2": 260,
-    "efficientnetv2-b3": 300,
-    "efficientnetv2-s": 384,
-    "efficientnetv2-m": 480,
-    "efficientnetv2-l": 480,
-    "efficientnetv2-xl": 512,
-}
 _V1_SIZES = {
     "efficientnet-b0": 224,
     "efficientnet-b1": 240,
@@ -47,18 +57,6 @@ _V1_SIZES = {
     "efficientnet-l2": 800,
     "efficientnet-l2_475": 475,  # The architecture of L2, trained and evaluated at 475.
 }
-_NO_IMAGENET = ("efficientnetv2-xl", "efficientnet-l2", "efficientnet-l2_475")
-_NO_JFT = ("efficientnet-b8",)
-
-# crop, resize_method, normalization
-_V2 = ("v2", "bilinear", "centered")
-_FINE_TUNED = ("whole", "bilinear", "inception")
-_LEGACY = ("v1", "legacy_bicubic", "imagenet")
-_ADVPROP = ("v1", "legacy_bicubic", "inception")
-
-# Archive name: (sha256, bytes), where both were taken from a trusted download: its `.sha256` file
-# in the cache has the sum. None is known so far; `download.py` records each at its first use.
-_KNOWN: dict[str, tuple[str, int]] = {}
 
 
 def _row(model_name, tag, path, num_classes, image_size, preparation) -> Pretrained:

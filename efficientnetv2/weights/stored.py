@@ -8,6 +8,8 @@ import numpy as np
 
 from efficientnetv2.hparams.spec import ModelSpec
 
+EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -24,9 +26,6 @@ class Preprocessing:
     crop: str | None
     resize_method: str | None
     normalization: str | None
-
-
-EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
 
 
 def unchanged(path: str, array: np.ndarray) -> np.ndarray:

@@ -19,6 +19,17 @@ from efficientnetv2.weights.stored import Stored
 
 _BN = "tpu_batch_normalization"
 _NAME_SE = {"reduce_conv": "se/conv2d", "expand_conv": "se/conv2d_1"}
+_PARTS = {
+    "stem_conv": "_stem/_conv_stem",
+    "stem_bn": "_stem/_norm",
+    "head_conv": "_head/_conv_head",
+    "head_bn": "_head/_norm",
+    "classifier": "_fc",
+}
+_OBJECT_SE = {"reduce_conv": "_se/_se_reduce", "expand_conv": "_se/_se_expand"}
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_EMA = "/ExponentialMovingAverage"
+_NO_WEIGHT = re.compile(r"(^|/)(global_step|RMSProp(_\d+)?|Momentum|Adam(_\d+)?|beta\d_power)$")
 
 
 def official_names(model: keras.Model) -> dict[str, str]:
@@ -59,16 +70,6 @@ def _block_scopes(block) -> dict[str, str]:
     return scopes
 
 
-_PARTS = {
-    "stem_conv": "_stem/_conv_stem",
-    "stem_bn": "_stem/_norm",
-    "head_conv": "_head/_conv_head",
-    "head_bn": "_head/_norm",
-    "classifier": "_fc",
-}
-_OBJECT_SE = {"reduce_conv": "_se/_se_reduce", "expand_conv": "_se/_se_expand"}
-
-
 def official_object_keys(model: keras.Model) -> dict[str, str]:
     """Returns {our path: official key} for every weight of a model that `build_model` built."""
     keys = {}
@@ -97,11 +98,6 @@ def _block_part(block: MBConv | FusedMBConv, step: str) -> str:
     if isinstance(block, FusedMBConv):
         roles.remove("depthwise")
     return f"_norm{roles.index(name)}"
-
-
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_EMA = "/ExponentialMovingAverage"
-_NO_WEIGHT = re.compile(r"(^|/)(global_step|RMSProp(_\d+)?|Momentum|Adam(_\d+)?|beta\d_power)$")
 
 
 def checkpoint_prefix(path: str) -> str | None:

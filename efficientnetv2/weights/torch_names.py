@@ -28,6 +28,34 @@ _LAYOUTS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+_NORMALIZATION_KINDS = {
+    (IMAGENET_MEAN, IMAGENET_STD): "imagenet",
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "inception",
+}
+_V2_L_BLOCKS = 79
+TIMM_STEM = "conv_stem.weight"
+_TIMM_BLOCK = r"(blocks\.(\d+)\.(\d+))\."
+_OUTER = {
+    "stem_conv": "conv_stem",
+    "stem_bn": "bn1",
+    "head_conv": "conv_head",
+    "head_bn": "bn2",
+    "classifier": "classifier",
+}
+_CONVOLUTIONS = {
+    ("expand", "depthwise", "project"): ("conv_pw", "conv_dw", "conv_pwl"),
+    ("depthwise", "project"): ("conv_dw", "conv_pw"),
+    ("expand", "project"): ("conv_exp", "conv_pwl"),
+    ("project",): ("conv",),
+}
+_SE = {"se/reduce_conv": "se.conv_reduce", "se/expand_conv": "se.conv_expand"}
+_ARCHITECTURE = re.compile(r"(tf_)?efficientnet(v2)?_(.*)")
+_VARIANT = re.compile(r"(b\d|[sml]|xl|l2)(_(ap|ns|ns_475|in21k|in21ft1k))?")
+_PYTORCH_EPSILON = 1e-5
+TORCHVISION_STEM = "features.0.0.weight"
+_TORCHVISION_BLOCK = r"(features\.(\d+)\.(\d+)\.block)\."
+_V1_EPSILON = 1e-5
+_V1_B5_BLOCKS = 39  # B5 and larger are ports of the official ones and have their epsilon.
 
 
 def block_scopes(names: Iterable[str], pattern: str) -> list[str]:
@@ -88,13 +116,6 @@ def to_ours(path: str, array: np.ndarray, epsilon: float = EPSILON) -> np.ndarra
     return with_our_epsilon(epsilon, path, array)
 
 
-_NORMALIZATION_KINDS = {
-    (IMAGENET_MEAN, IMAGENET_STD): "imagenet",
-    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "inception",
-}
-_V2_L_BLOCKS = 79
-
-
 def of_timm(config: dict) -> Preprocessing | None:
     """Reads the `pretrained_cfg` of a `config.json` of timm's hub; None if it has none."""
     described = config.get("pretrained_cfg")
@@ -118,27 +139,6 @@ def of_torchvision(blocks: int, num_classes: int | None) -> Preprocessing:
     """
     ported = blocks == _V2_L_BLOCKS and num_classes == 1000
     return Preprocessing(None, None, None, "inception" if ported else "imagenet")
-
-
-TIMM_STEM = "conv_stem.weight"
-_TIMM_BLOCK = r"(blocks\.(\d+)\.(\d+))\."
-_OUTER = {
-    "stem_conv": "conv_stem",
-    "stem_bn": "bn1",
-    "head_conv": "conv_head",
-    "head_bn": "bn2",
-    "classifier": "classifier",
-}
-_CONVOLUTIONS = {
-    ("expand", "depthwise", "project"): ("conv_pw", "conv_dw", "conv_pwl"),
-    ("depthwise", "project"): ("conv_dw", "conv_pw"),
-    ("expand", "project"): ("conv_exp", "conv_pwl"),
-    ("project",): ("conv",),
-}
-_SE = {"se/reduce_conv": "se.conv_reduce", "se/expand_conv": "se.conv_expand"}
-_ARCHITECTURE = re.compile(r"(tf_)?efficientnet(v2)?_(.*)")
-_VARIANT = re.compile(r"(b\d|[sml]|xl|l2)(_(ap|ns|ns_475|in21k|in21ft1k))?")
-_PYTORCH_EPSILON = 1e-5
 
 
 def timm_stored(
@@ -203,12 +203,6 @@ def _timm_sublayers(parts: list[str]) -> dict[str, str]:
     for number, (step, convolution) in enumerate(zip(steps, _CONVOLUTIONS[steps]), start=1):
         scopes |= {f"{step}_conv": convolution, f"{step}_bn": f"bn{number}"}
     return scopes
-
-
-TORCHVISION_STEM = "features.0.0.weight"
-_TORCHVISION_BLOCK = r"(features\.(\d+)\.(\d+)\.block)\."
-_V1_EPSILON = 1e-5
-_V1_B5_BLOCKS = 39  # B5 and larger are ports of the official ones and have their epsilon.
 
 
 def torchvision_stored(path: str, arrays: Mapping[str, np.ndarray], used_ema: bool) -> Stored:
