@@ -177,6 +177,7 @@ class Figure:
 
     @property
     def value(self) -> float:
+        """The figure as a number."""
         return float(self.digits) * self.unit
 
     def rounds(self, count: int) -> bool:

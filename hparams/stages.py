@@ -33,6 +33,7 @@ class Stage:
 
     @property
     def steps(self) -> int:
+        """The number of training steps."""
         return self.end_step - self.first_step
 
     def records_before(self, step: int) -> int:

@@ -46,15 +46,19 @@ class Strength(NamedTuple):
 
     @property
     def level(self) -> float:
+        """The magnitude as a share of the nominal one, 10."""
         return self.magnitude / 10.0
 
     def integer(self, nominal: float) -> int:
+        """Returns a whole number that is `nominal` at magnitude 10."""
         return int(self.level * nominal)
 
     def signed(self, nominal: float) -> float:
+        """Returns a number that is `nominal` at magnitude 10, in the drawn direction."""
         return self.sign * self.level * nominal
 
     def official_factor(self) -> float:
+        """Returns the factor of color operations: 0.1 at magnitude 0, 1.9 at 10."""
         return self.level * 1.8 + 0.1
 
     def factor(self) -> float:
@@ -62,9 +66,11 @@ class Strength(NamedTuple):
         return (1.0 + 0.9 * self.level) ** self.sign
 
     def scaled(self, pixels: float) -> float | tf.Tensor:
+        """Returns pixels in proportion to the image size; as given at `REFERENCE_SIZE`."""
         return pixels * self.image_size / REFERENCE_SIZE
 
     def scaled_integer(self, nominal: float) -> int | tf.Tensor:
+        """Returns whole pixels: `nominal` at magnitude 10 and `REFERENCE_SIZE`."""
         pixels = self.scaled(self.level * nominal)
         return tf.cast(pixels, tf.int32) if tf.is_tensor(pixels) else int(pixels)
 

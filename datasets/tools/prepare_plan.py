@@ -47,6 +47,7 @@ class SplitPlan:
     num_shards: int
 
     def shard_name(self, index: int) -> str:
+        """Returns the file name of a shard."""
         return f"{self.split}-{index:05d}-of-{self.num_shards:05d}.tfrecord"
 
     def start(self, index: int) -> int:

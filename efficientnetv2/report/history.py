@@ -30,6 +30,7 @@ class History:
 
     @property
     def end_step(self) -> int:
+        """The number of steps of the whole run."""
         return self.stages[-1].end_step
 
     def begun_stages(self) -> tuple[Stage, ...]:

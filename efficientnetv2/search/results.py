@@ -56,6 +56,7 @@ class Found:
 
     @property
     def relative_step(self) -> float:
+        """The step time relative to the baseline's."""
         return self.step_seconds / self.baseline_step_seconds
 
 

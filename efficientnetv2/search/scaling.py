@@ -181,10 +181,12 @@ class Near:
 
     @property
     def spec(self) -> ModelSpec:
+        """The published architecture."""
         return get_spec(self.name)
 
     @property
     def counts(self) -> Counts:
+        """Its counts at the published image size."""
         return count(self.spec, self.known.image_size)
 
     def differences(self, scaled: Scaled) -> tuple[float, float | None]:

@@ -67,26 +67,32 @@ class TrialFiles:
 
     @property
     def folder(self) -> str:
+        """The directory of the run."""
         return os.path.join(self.directory, f"{self.number:04d}")
 
     @property
     def spec(self) -> str:
+        """The network's JSON file."""
         return f"{self.folder}.json"
 
     @property
     def step(self) -> str:
+        """The measured step on this host, JSON."""
         return os.path.join(self.folder, f"step-{HOST}.json")
 
     @property
     def job(self) -> str:
+        """The `TrialJob` on this host, JSON."""
         return os.path.join(self.folder, f"job-{HOST}.json")
 
     @property
     def log(self) -> str:
+        """The output of the process."""
         return os.path.join(self.folder, "log.txt")
 
     @property
     def metrics(self) -> str:
+        """The records of the training."""
         return os.path.join(self.folder, "metrics.jsonl")
 
     def remove_weights(self) -> None:

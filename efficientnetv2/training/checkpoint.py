@@ -40,6 +40,7 @@ class CheckpointFiles:
         self.directory, self.keep = directory, keep
 
     def prefix(self, number: int) -> str:
+        """Returns the path of a checkpoint without its extensions."""
         return os.path.join(self.directory, f"ckpt-{number}")
 
     def numbers(self) -> list[int]:

@@ -158,6 +158,7 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
+        """Whether this process writes the run."""
         return self.index == 0
 
     @property

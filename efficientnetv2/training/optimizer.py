@@ -86,6 +86,7 @@ class LossScale:
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
+        """The state that a checkpoint holds, by name."""
         return {"loss_scale/scale": self.scale, "loss_scale/finite_steps": self.finite_steps}
 
     def update(self, finite: tf.Tensor) -> None:

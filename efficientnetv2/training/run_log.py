@@ -106,6 +106,7 @@ class Counter:
         self._shown = time.monotonic()
 
     def add(self, number: int) -> None:
+        """Counts, and shows the count now and then."""
         self.count += number
         if self.stream.isatty() and time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
@@ -113,6 +114,7 @@ class Counter:
             self.stream.flush()
 
     def close(self) -> None:
+        """Removes the line."""
         if self.stream.isatty():
             self.stream.write("\r\x1b[K")
 
