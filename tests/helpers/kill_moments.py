@@ -81,7 +81,7 @@ def writing_a_checkpoint(life, at):
 
 
 def before_the_manifest(life, at):
-    life.before(checkpoint, "_digest", 2 * at, lambda *_: life.kill())
+    life.before(checkpoint, "sha256_of", 2 * at, lambda *_: life.kill())
 
 
 def writing_the_manifest(life, at):

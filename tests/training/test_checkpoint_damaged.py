@@ -88,7 +88,7 @@ def test_what_was_not_finished_does_not_count_and_is_removed(saved, tmp_path, mo
     else:
         owner = checkpoint if moment == "digest" else checkpoint.os
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(owner, "_digest" if moment == "digest" else "replace", kill)
+            patch.setattr(owner, "sha256_of" if moment == "digest" else "replace", kill)
             state.checkpoint.save(20)
     assert names(tmp_path) > three(9) | three(17)
     assert load_weights(build_model(SPEC, num_classes=3), str(tmp_path)).step == 17
@@ -129,7 +129,7 @@ def test_a_disk_that_refuses_is_a_user_error_and_the_last_one_stays(saved, tmp_p
 
 @pytest.mark.parametrize(
     ("owner", "function"),
-    [(tf.train.Checkpoint, "write"), (os, "fsync"), (os, "replace"), (checkpoint, "_digest")],
+    [(tf.train.Checkpoint, "write"), (os, "fsync"), (os, "replace"), (checkpoint, "sha256_of")],
 )
 @pytest.mark.parametrize(
     "error",
