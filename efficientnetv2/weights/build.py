@@ -5,6 +5,7 @@ import os
 
 import keras
 
+from efficientnetv2.common.console import is_verbose, verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.files import as_path
 from efficientnetv2.hparams.models import get_spec
@@ -30,6 +31,7 @@ def build_model(
     output_stride: int | None = None,
     bn_synchronized: bool = False,
     weights: str | os.PathLike | None = None,
+    verbose: bool = False,
 ) -> keras.Model:
     """Returns the network as a functional Keras model.
 
@@ -48,6 +50,7 @@ def build_model(
       weights: a name of published weights ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft"),
         which bring their normalisation, and whose classifier is left out, with a warning, where
         `num_classes` is another; or a file for `load_weights`; None: random.
+      verbose: show the progress of a download.
     What is None is as the specification says.
     Raises: UserError for an unknown name, settings that do not go together, or weights that do
     not fit.
@@ -98,7 +101,8 @@ def build_model(
     )
     if weights is not None:
         keep_normalization = normalization is not None
-        resolve.load_into(model, weights, pretrained, keep_normalization=keep_normalization)
+        with verbosity(verbose or is_verbose()):
+            resolve.load_into(model, weights, pretrained, keep_normalization=keep_normalization)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from weight_server import WeightServer
 
 from efficientnetv2 import build_model, hparams
+from efficientnetv2.common.console import verbosity
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.training import run_dir
@@ -70,6 +72,15 @@ def test_a_name_downloads_once_and_loads(server, cache, arrays):
         np.testing.assert_allclose(normalized(model), expected, rtol=1e-5)
     assert server.paths == [f"/{ARCHIVES['imagenet']}"]
     assert (cache / "efficientnetv2-b0.tgz").exists()
+
+
+def test_a_download_is_silent_unless_asked_for(server, cache, capfd):
+    with verbosity(False):
+        build_model(NAME, weights="imagenet")
+        assert capfd.readouterr() == ("", "")
+        shutil.rmtree(cache)
+        build_model(NAME, weights="imagenet", verbose=True)
+    assert capfd.readouterr().err.startswith(f"Downloading {server.url}/")
 
 
 def test_a_setting_that_is_given_wins(server):
