@@ -76,10 +76,10 @@ def test_a_name_downloads_once_and_loads(server, cache, arrays):
 
 def test_a_download_is_silent_unless_asked_for(server, cache, capfd):
     with verbosity(False):
-        build_model(NAME, weights="imagenet")
+        build_model(published.SPEC, weights="imagenet")
         assert capfd.readouterr() == ("", "")
         shutil.rmtree(cache)
-        build_model(NAME, weights="imagenet", verbose=True)
+        build_model(published.SPEC, weights="imagenet", verbose=True)
     assert capfd.readouterr().err.startswith(f"Downloading {server.url}/")
 
 
