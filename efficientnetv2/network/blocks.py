@@ -1,6 +1,6 @@
-"""The blocks of EfficientNetV2 as Keras layers made of built-in layers.
+"""EfficientNetV2 blocks as Keras layers composed of built-in layers.
 
-Channels are last. No convolution has a bias except those of SE.
+Tensors are channels-last. No convolution has a bias except those of squeeze-and-excite.
 """
 
 import keras
@@ -16,7 +16,7 @@ from efficientnetv2.network.layers import (
 
 
 class _Block(keras.layers.Layer):
-    """What both blocks share: settings, normalisation, squeeze-and-excite and the residual."""
+    """Base of both blocks: settings, normalization, squeeze-and-excite and the residual."""
 
     def __init__(
         self,
@@ -57,24 +57,24 @@ class _Block(keras.layers.Layer):
         }
         self.channels, self.kernel, self.stride, self.expand = channels, kernel, stride, expand
         self.se_ratio, self.drop_rate = se_ratio, drop_rate
-        self.steps = []  # What `call` runs in turn, before the residual.
+        self.steps = []  # Layers that `call` runs in order, before the residual.
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
 
     def _spatial(self) -> dict:
-        """Padding and dilation, of the convolution that looks at neighbouring pixels."""
+        """Returns the padding and dilation of the convolution over neighboring pixels."""
         return {"padding": self.settings["padding"], "dilation": self.settings["dilation"]}
 
     def pad(self, padding: str):
-        """Switches the padding of the convolutions, for what is traced from now on."""
+        """Switches the padding of the convolutions for functions traced from now on."""
         self.settings["padding"] = padding
         for layer in self.steps:
             if hasattr(layer, "pad"):
                 layer.pad(padding)
 
     def _conv_norm_act(self, step: str, convolution, activate: bool = True):
-        """Appends a convolution, its normalisation and activation to the steps."""
+        """Appends a convolution, its normalization and activation to the steps."""
         self._add_step(f"{step}_conv", convolution)
         self._add_step(f"{step}_bn", norm_layer(self.settings, f"{step}_bn"))
         if activate:
@@ -87,13 +87,13 @@ class _Block(keras.layers.Layer):
 
     def _squeeze_excite(self, channels_in: int):
         if self.se_ratio:
-            reduced = max(1, int(channels_in * self.se_ratio))  # Of the block's input: official.
+            reduced = max(1, int(channels_in * self.se_ratio))  # Of the block's input, as official.
             self._add_step("se", SqueezeExcite(reduced, self.settings["activation"], name="se"))
 
     def _residual(self, channels_in: int):
         self.has_residual = self.stride == 1 and channels_in == self.channels
         if self.has_residual:
-            # The noise of a layer follows from its name, so each block's must differ.
+            # The noise of a layer is derived from its name, so names must differ between blocks.
             self.drop_path = StochasticDepth(self.drop_rate, name=f"{self.name}_drop_path")
             self.add = keras.layers.Add(name="add")
 
@@ -137,7 +137,7 @@ class FusedMBConv(_Block):
     Shapes: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels].
     Raises: ValueError if `drop_rate` is not in [0, 1).
     Source: paper Figure 2; official: without expansion it is one convolution, followed by an
-    activation; with expansion there is none after the projection.
+    activation; with expansion there is no activation after the projection.
     """
 
     def build(self, input_shape):

@@ -1,4 +1,4 @@
-"""The one module that knows which Keras generation is installed."""
+"""Compatibility with Keras 2 and Keras 3; no other module checks which is installed."""
 
 import collections
 import contextlib
@@ -7,9 +7,9 @@ import keras
 
 KERAS3 = keras.__version__.split(".")[0] != "2"
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-# Keras 2 has TensorFlow's fused kernel by itself; other backends compile what is not fused.
+# Keras 2 already uses TensorFlow's fused kernel; other backends compile unfused operations.
 UNFUSED_BATCH_NORM = KERAS3 and ON_TENSORFLOW
-NADAM_WORKS = KERAS3  # That of Keras 2 counts a step once per weight when it is traced.
+NADAM_WORKS = KERAS3  # Nadam of Keras 2 counts a step once per weight when it is traced.
 
 
 def var_path(variable) -> str:
@@ -24,22 +24,22 @@ def tf_variable(variable):
 
 
 def all_layers(model) -> list:
-    """Returns the layers of a model and, at any depth, the layers inside of them."""
+    """Returns the layers of a model and, at any depth, the layers inside them."""
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
 def build_optimizer(optimizer, weights) -> None:
-    """Creates the state of an optimizer, which is then for `apply_summed` only."""
+    """Creates the state of an optimizer, which can then be used by `apply_summed` only."""
     if hasattr(optimizer, "_create_all_weights"):  # Keras 2's old interface: tensorflow-addons.
         optimizer._create_all_weights(list(weights))
     else:
         optimizer.build(list(weights))
-    if KERAS3:  # Which would sum the gradients over the replicas once more.
+    if KERAS3:  # It would sum the gradients over the replicas once more.
         optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
 
 def apply_summed(optimizer, gradients, weights) -> None:
-    """Updates weights by gradients that are summed over the replicas; call it in a replica."""
+    """Updates weights with gradients summed over the replicas; call it in a replica."""
     pairs = list(zip(gradients, weights, strict=True))
     if KERAS3:
         optimizer.apply_gradients(pairs)
@@ -70,7 +70,7 @@ def functional_calls(model) -> list[tuple]:
 
 @contextlib.contextmanager
 def numbered_from_zero():
-    """Inside, layers without a name are numbered as in a fresh process, so that paths repeat."""
+    """Numbers unnamed layers in the context as in a new process, so that paths are reproducible."""
     before = [(counts, dict(counts)) for counts in _name_counts()]
     for counts, _ in before:
         counts.clear()
@@ -78,12 +78,12 @@ def numbered_from_zero():
         yield
     finally:
         for counts, numbers in before:
-            for name, number in numbers.items():  # Names that are given later are still new ones.
+            for name, number in numbers.items():  # Keeps names assigned later unique.
                 counts[name] = max(number, counts[name])
 
 
 def _name_counts() -> list[dict]:
-    """Returns Keras' own numbers of the names that it gave."""
+    """Returns Keras' counters of the default names that it has assigned."""
     if KERAS3:
         from keras.src.backend.common.global_state import get_global_attribute
 
@@ -95,7 +95,7 @@ def _name_counts() -> list[dict]:
 
 
 def slot_index(optimizer, variable) -> int:
-    """Returns where an optimizer of Keras has the slots of a weight."""
+    """Returns the index of a weight's slots in a Keras optimizer."""
     if KERAS3:
         return optimizer._get_variable_index(variable)
     return optimizer._index_dict[optimizer._var_key(variable)]

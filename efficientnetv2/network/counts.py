@@ -1,7 +1,7 @@
-"""What a network costs, counted from its specification alone; nothing is built.
+"""Cost of a network, computed from its specification alone; nothing is built.
 
-The figures are those of `efficientnetv2.profiling`, which counts them on the built network; they
-come here in a millisecond and without Keras.
+The figures equal those of `efficientnetv2.network.profile`, which counts them on the built network;
+here they take a millisecond and do not need Keras.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ _STEM_KERNEL = 3
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Of a network for one image; `depthwise_macs` are part of `macs`."""
+    """Cost of a network for one image; `depthwise_macs` are included in `macs`."""
 
-    params: int  # With BatchNorm's moving averages.
-    trainable_params: int  # What papers give.
-    macs: int  # Multiply-adds, what papers call FLOPs.
+    params: int  # Including BatchNorm's moving averages.
+    trainable_params: int  # The number that papers report.
+    macs: int  # Multiply-adds, called FLOPs in papers.
     depthwise_macs: int
     activations: int  # Outputs of convolutions and dense layers.
     layers: int  # Convolutions and dense layers.
@@ -28,7 +28,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """A convolution from `channels_in` to `channels`, or a dense layer: one output position."""
+    """A convolution from `channels_in` to `channels`, or a dense layer (one output position)."""
 
     channels_in: int
     channels: int
@@ -40,7 +40,7 @@ class _Layer:
 
     @property
     def window(self) -> int:
-        """Weights that go into one output."""
+        """The number of weights that contribute to one output."""
         return self.kernel**2 * (1 if self.depthwise else self.channels_in)
 
     @property
@@ -49,10 +49,10 @@ class _Layer:
 
 
 def count(spec: ModelSpec, image_size: int, num_classes: int = 1000) -> Counts:
-    """Returns what a network costs on images of `image_size` x `image_size` pixels of 3 channels.
+    """Returns the cost of a network on images of `image_size` x `image_size` pixels, 3 channels.
 
-    Raises: UserError if `image_size` or `num_classes` is no positive whole number.
-    Source: the count of arXiv 1905.11946, as in `efficientnetv2.network.profile`.
+    Raises: UserError if `image_size` or `num_classes` is not a positive integer.
+    Source: counting rules of arXiv 1905.11946, as in `efficientnetv2.network.profile`.
     """
     for name, value in (("image_size", image_size), ("num_classes", num_classes)):
         if type(value) is not int or value < 1:
@@ -87,7 +87,7 @@ def _layers(spec: ModelSpec, image_size: int, num_classes: int) -> Iterator[_Lay
 
 
 def _block(block: Blocks, before: int, after: int) -> Iterator[_Layer]:
-    """The layers of a block that reads `before` positions and puts out `after`."""
+    """Yields the layers of a block with `before` input positions and `after` output positions."""
     wide = block.channels_in * block.expand
     if block.kind == "mbconv":
         if block.expand != 1:

@@ -1,7 +1,7 @@
-"""Architectures of `keras.applications` under this project's contract: "keras/ResNet50".
+"""Architectures of `keras.applications` with this project's interface, such as "keras/ResNet50".
 
-The body is built by that library; preprocessing, pooling, dropout and classifier are ours, so that
-any of them trains by the same commands, as the ResNets of the paper's Table 12.
+Keras builds the body; preprocessing, pooling, dropout and classifier are this project's, so that
+the same commands train any of them, such as the ResNets of the paper's Table 12.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from efficientnetv2.network.compat import numbered_from_zero
 from efficientnetv2.network.layers import HeadDropout, normalization
 
 PREFIX = "keras/"
-# What `preprocess_input` of each module does to pixels; None: its networks do it inside.
+# Preprocessing by `preprocess_input` of each module; None: its networks include preprocessing.
 _PREPROCESSING = {
     "convnext": None,
     "densenet": "imagenet",
@@ -47,7 +47,7 @@ def list_keras_models() -> list[str]:
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class CaffePreprocessing(keras.layers.Layer):
-    """Red, green, blue in [0, 255] -> blue, green, red less their means.
+    """Converts RGB in [0, 255] to BGR and subtracts the channel means.
 
     Shapes: [B, H, W, 3] -> same, float. Source: keras.applications, mode "caffe".
     """
@@ -81,15 +81,15 @@ def build_keras_model(
     dropout_rate: float = 0.0,
     **unsupported,
 ) -> keras.Model:
-    """Returns `keras.applications.NAME` with our preprocessing, head and shapes.
+    """Returns `keras.applications.NAME` with this project's preprocessing, head and shapes.
 
-    Layers behind the body's last features that are no pooling and classifier (VGG's dense layers,
-    MobileNetV3's last convolution) are left out. BatchNorm is that of the library: each replica of
-    a strategy normalises its own part of a batch.
-    `weights`: a file with the body's weights that the library reads, or "imagenet", which it
-    downloads; the classifier starts at random, with a warning.
-    Raises: UserError for an unknown name, a setting that these architectures do not have, an input
-    that they do not take, or weights that cannot be had.
+    Layers after the body's last features other than pooling and classifier (VGG's dense layers,
+    MobileNetV3's last convolution) are left out. BatchNorm is that of Keras: each replica of a
+    strategy normalizes its own part of a batch.
+    `weights`: a file with the body's weights in a format that Keras reads, or "imagenet", which
+    Keras downloads; the classifier is initialized at random, with a warning.
+    Raises: UserError for an unknown name, a setting or an input shape that these architectures do
+    not support, or weights that cannot be downloaded or read.
     """
     if unsupported:
         raise UserError(f"{name} has no setting {', '.join(unsupported)}; it is built by Keras")
@@ -124,21 +124,21 @@ def build_keras_model(
 
 
 def _body(name: str, constructor, **settings) -> keras.Model:
-    """Builds what gives the pooled features; the library's errors become one line."""
+    """Builds the model of the pooled features; errors of Keras become one-line UserErrors."""
     try:
         with numbered_from_zero():
             return constructor(include_top=False, pooling="avg", **settings)
     except Exception as error:
-        # Keras raises the bare class where a download fails.
+        # Keras raises a plain Exception if a download fails.
         if not isinstance(error, (ValueError, OSError)) and type(error) is not Exception:
             raise
         raise UserError(f"{name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def preprocessing_layer(name: str) -> keras.layers.Layer | None:
-    """Returns what turns pixels in [0, 255] into the body's input; None: the body does it.
+    """Returns the layer that maps pixels in [0, 255] to the body's input; None: the body does it.
 
-    Raises: UserError for an unknown name, or an architecture of which it is not known.
+    Raises: UserError for an unknown name, or an architecture whose preprocessing is unknown.
     """
     module = _module(_constructor(name))
     if module not in _PREPROCESSING:
@@ -150,7 +150,7 @@ def preprocessing_layer(name: str) -> keras.layers.Layer | None:
 
 
 def smallest_image(name: str) -> int:
-    """Returns the least height and width in pixels that the library allows."""
+    """Returns the minimum height and width in pixels that Keras allows."""
     return _SMALLEST.get(_module(_constructor(name)), 32)
 
 

@@ -1,12 +1,11 @@
 """Layers of a block: convolutions, normalization, activations, squeeze-and-excite, noise.
 
-Channels are last. By default dropout and stochastic depth draw from Keras' own generator. A trainer
-that wants its noise to be a function of (seed, step) opens `noise_from(source)` around the forward
-pass; the network stays free of TensorFlow, since the source is passed in.
+Tensors are channels-last. By default, dropout and stochastic depth draw from Keras' own generator.
+To make noise a function of (seed, step), a trainer runs the forward pass in `noise_from(source)`;
+since the source is passed in, the network does not depend on TensorFlow.
 
-`set_padding` and `set_normalization` change a network that is built, as its weights require.
-Functions that were traced before a switch keep what they were traced with; those of `predict`,
-`evaluate` and `fit` are rebuilt.
+`set_padding` and `set_normalization` change a built network to match its weights. Functions traced
+before the change keep the previous behavior; those of `predict`, `evaluate` and `fit` are rebuilt.
 """
 
 import contextlib
@@ -19,19 +18,19 @@ import keras
 from efficientnetv2.network.compat import ON_TENSORFLOW, UNFUSED_BATCH_NORM
 
 _SILU = keras.activations.get("silu")
-_local = threading.local()  # Replicas of a strategy are traced in threads of their own.
+_local = threading.local()  # Each replica of a strategy is traced in its own thread.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # Of pixels in [0, 1], red, green, blue; official constants.
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class Activation(keras.layers.Activation):
-    """Keras' layer; in training on CPUs the gradient of SiLU is compiled by XLA.
+    """Keras' layer, with the gradient of SiLU compiled by XLA for training on CPUs.
 
-    What it computes is the same. TensorFlow goes through memory seven times for that gradient,
-    which is a sixth of the time of a step. Inference is a plain product: what is exported needs no
-    compiler, and TensorFlow's own SiLU would keep each network that was ever built in memory, for
-    the gradient that it registers.
+    The results are the same. TensorFlow passes over memory seven times for that gradient, which is
+    a sixth of the time of a step. Inference is a plain product, so that exported networks need no
+    compiler; TensorFlow's own SiLU would also keep every network ever built in memory, through the
+    gradient that it registers.
     """
 
     def call(self, inputs, training=None):
@@ -47,13 +46,13 @@ class Activation(keras.layers.Activation):
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer; on Keras 3 and TensorFlow, images are normalised by the fused kernel.
+    """Keras' layer; on Keras 3 with TensorFlow, images are normalized by the fused kernel.
 
-    Shapes: [B, H, W, C] -> same, over B, H and W; other ranks as Keras does.
-    Statistics are float32 in half precision, too. The moving variance has Bessel's correction
-    N / (N - 1), of the N = B * H * W values of a channel, as in Keras 2 and the official code.
-    Left to Keras is what the kernel does not do: training with statistics over all replicas
-    (`synchronized`), masks, other axes than the last, float64.
+    Shapes: [B, H, W, C] -> same, over B, H and W; other ranks as in Keras.
+    Statistics are float32 even in half precision. The moving variance has Bessel's correction
+    N / (N - 1) for the N = B * H * W values of a channel, as in Keras 2 and the official code.
+    Keras' implementation is used where the kernel does not apply: training with statistics over all
+    replicas (`synchronized`), masks, axes other than the last, float64.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -93,18 +92,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class NoiseSource(Protocol):
-    """What `noise_from` takes."""
+    """Interface of the noise sources that `noise_from` accepts."""
 
     def drop(self, x, rate: float, name: str):
         """Zeroes values of `x` with probability `rate` and scales the rest by 1 / (1 - rate).
 
-        Shapes: [B, C]: each value by itself; [B, H, W, C]: whole examples.
+        Shapes: [B, C]: each value independently; [B, H, W, C]: whole examples.
         """
 
 
 @contextlib.contextmanager
 def noise_from(source: NoiseSource):
-    """Layers called inside draw their noise from `source`."""
+    """Makes layers called inside the context draw their noise from `source`."""
     outer = getattr(_local, "source", None)
     _local.source = source
     try:
@@ -123,7 +122,7 @@ class _SourcedDropout(keras.layers.Dropout):
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class HeadDropout(_SourcedDropout):
-    """Dropout of single values. `rate` is read when a training step is traced.
+    """Dropout of individual values. `rate` is read when a training step is traced.
 
     Shapes: [B, C] -> same. Source: official head, after global pooling.
     """
@@ -146,11 +145,11 @@ class StochasticDepth(_SourcedDropout):
 
 
 def scale_and_offset(kind: str, channels: int = 3):
-    """Returns what pixels in [0, 255] are multiplied by, and what is added, as weights expect.
+    """Returns the factor and offset that map pixels in [0, 255] to what the weights expect.
 
-    Both are numbers, or lists with one per channel. For other than three channels "imagenet" takes,
-    for one, the mean over the colours, and else repeats them in turn, as the stem's weights are
-    repeated.
+    Both are numbers, or lists with one number per channel. If there are not three channels,
+    "imagenet" uses the mean over the colors for one channel and otherwise repeats the colors in
+    turn, as the stem's weights are repeated.
     """
     if kind == "centered":
         return 1 / 128, -1.0
@@ -165,25 +164,25 @@ def scale_and_offset(kind: str, channels: int = 3):
 
 
 def normalization(kind: str, channels: int = 3):
-    """Returns the layer that turns pixels in [0, 255] into what weights expect."""
+    """Returns the layer that maps pixels in [0, 255] to what the weights expect."""
     scale, offset = scale_and_offset(kind, channels)
     return keras.layers.Rescaling(scale, offset=offset, name="normalization")
 
 
 def conv_initializer(kernel: int, channels: int):
-    """Normal with the standard deviation of He's fan-out rule.
+    """Returns a normal initializer with the standard deviation of He's fan-out rule.
 
-    Source: official initialiser, not truncated: sqrt(2 / (kernel * kernel * channels)); a depthwise
-    kernel counts its channel multiplier of 1.
+    Source: official initializer, not truncated: sqrt(2 / (kernel * kernel * channels)); for a
+    depthwise kernel, `channels` is its channel multiplier of 1.
     """
     return keras.initializers.RandomNormal(0.0, math.sqrt(2.0 / (kernel * kernel * channels)))
 
 
 class _Padded:
-    """Mixed into a convolution: pads with zeros as TensorFlow does, or as PyTorch does.
+    """Mixin of convolutions that pads with zeros as TensorFlow ("same") or PyTorch ("symmetric").
 
-    With a stride above 1, "same" gives an even image a zero row more at the end than at the start,
-    where "symmetric" gives kernel // 2 rows at both. The output has the same shape.
+    With a stride above 1, "same" pads an even image with one more row of zeros at the end than at
+    the start, while "symmetric" pads kernel // 2 rows at both. The output shape is the same.
     """
 
     def __init__(self, *args, symmetric: bool = False, **kwargs):
@@ -193,7 +192,7 @@ class _Padded:
         self.pad("symmetric" if symmetric else "same")
 
     def pad(self, padding: str):
-        """Switches the padding, for what is traced from now on."""
+        """Switches the padding for functions traced from now on."""
         self.symmetric = padding == "symmetric" and max(self.strides) > 1
         self.padding = "valid" if self.symmetric else "same"
 
@@ -213,16 +212,16 @@ class _Padded:
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class Conv2D(_Padded, keras.layers.Conv2D):
-    """A convolution whose padding can be PyTorch's."""
+    """A convolution with the padding of TensorFlow or PyTorch."""
 
     def convolution_op(self, inputs, kernel):
-        # Not in `call`: Keras 2 checks there what comes out against the inputs' shape.
+        # Not in `call`: there, Keras 2 checks the output's shape against the inputs' shape.
         return super().convolution_op(self.padded(inputs), kernel)
 
 
 @keras.saving.register_keras_serializable("efficientnetv2")
 class DepthwiseConv2D(_Padded, keras.layers.DepthwiseConv2D):
-    """A depthwise convolution whose padding can be PyTorch's."""
+    """A depthwise convolution with the padding of TensorFlow or PyTorch."""
 
     def call(self, inputs):
         return super().call(self.padded(inputs))
@@ -238,7 +237,7 @@ def conv(
     dilation: int = 1,
     use_bias: bool = False,
 ):
-    """A convolution with the official initialiser."""
+    """Returns a convolution with the official initializer."""
     return Conv2D(
         channels,
         kernel,
@@ -252,7 +251,7 @@ def conv(
 
 
 def depthwise_conv(kernel: int, stride: int, name: str, *, padding: str = "same", dilation=1):
-    """A depthwise convolution with the official initialiser."""
+    """Returns a depthwise convolution with the official initializer."""
     return DepthwiseConv2D(
         kernel,
         strides=stride,
@@ -265,9 +264,9 @@ def depthwise_conv(kernel: int, stride: int, name: str, *, padding: str = "same"
 
 
 def norm_layer(settings: dict, name: str):
-    """Batch or group normalisation, by the settings of a block.
+    """Returns the batch or group normalization layer for a block's settings.
 
-    `bn_momentum` is the share of the old statistics that is kept. Source: official `bn_type`.
+    `bn_momentum` is the fraction of the old statistics that is kept. Source: official `bn_type`.
     """
     if settings["norm"] == "group":
         return keras.layers.GroupNormalization(
@@ -319,7 +318,7 @@ class SqueezeExcite(keras.layers.Layer):
 
 
 def set_padding(model: keras.Model, padding: str) -> None:
-    """Switches the padding of the strided convolutions, "same" or "symmetric", see `ModelSpec`."""
+    """Sets the padding of the strided convolutions to "same" or "symmetric", see `ModelSpec`."""
     for layer in model.layers:
         if hasattr(layer, "pad"):
             layer.pad(padding)
@@ -327,15 +326,15 @@ def set_padding(model: keras.Model, padding: str) -> None:
 
 
 def padding_of(model: keras.Model) -> str | None:
-    """The padding of the strided convolutions; None if there are none of ours."""
+    """Returns the padding of this module's strided convolutions; None if there are none."""
     kinds = {"symmetric" if layer.symmetric else "same" for layer in _strided_convolutions(model)}
     return kinds.pop() if len(kinds) == 1 else None
 
 
 def set_normalization(model: keras.Model, kind: str) -> bool:
-    """Switches what pixels become, see `ModelSpec`; returns whether that changed anything.
+    """Sets the normalization of pixels, see `ModelSpec`; returns whether that changed anything.
 
-    A network without a layer for it, built with `include_preprocessing=False`, is left alone.
+    A network without a normalization layer, built with `include_preprocessing=False`, is unchanged.
     """
     layers = [layer for layer in model.layers if layer.name == "normalization"]
     if not layers:

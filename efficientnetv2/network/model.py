@@ -1,4 +1,4 @@
-"""Builds a network, or its feature pyramid, from a specification or a run's config."""
+"""Networks built from a specification or a run's config, and their feature pyramid levels."""
 
 import keras
 
@@ -23,8 +23,8 @@ def build_network(
 ) -> keras.Model:
     """Returns the functional model of a specification, with random weights.
 
-    See `efficientnetv2.build_model`, which also takes names and weights. `num_classes` None builds
-    it without classifier.
+    See `efficientnetv2.build_model`, which also takes names and weights. `num_classes=None` builds
+    it without a classifier.
     """
     shared = {
         "padding": spec.padding,
@@ -62,9 +62,9 @@ def build_network(
 
 
 def reduction_levels(spec: ModelSpec) -> dict[int, int]:
-    """Returns {level: index of the block that closes it}.
+    """Returns {level: index of the last block of the level}.
 
-    Source: official endpoints: a block closes a level if it is the last one, or the next strides.
+    Source: official endpoints: a block ends a level if it is the last one, or the next is strided.
     """
     blocks = spec.scaled_blocks()
     strided = [i for i, block in enumerate(blocks) if block.stride > 1]
@@ -74,7 +74,7 @@ def reduction_levels(spec: ModelSpec) -> dict[int, int]:
 
 
 def classifier(num_classes: int):
-    """The last layer; float32 logits under any policy."""
+    """Returns the last layer, whose logits are float32 under any precision policy."""
     bound = num_classes**-0.5
     return keras.layers.Dense(
         num_classes,
@@ -93,8 +93,8 @@ def _conv_norm_act(x, channels, kernel, stride, step, shared):
 def build_from_config(config: Config, bn_synchronized: bool = False) -> keras.Model:
     """Builds the network of a config whose `data.num_classes` is known.
 
-    Raises: UserError as `build_model`, and for settings or image sizes that an architecture of
-    Keras does not have.
+    Raises: UserError as `build_model` does, and for settings or image sizes that a Keras
+    architecture does not support.
     """
     name = config.model.model_name
     shared = {"num_classes": config.data.num_classes, "bn_synchronized": bn_synchronized}
@@ -112,14 +112,14 @@ def build_from_config(config: Config, bn_synchronized: bool = False) -> keras.Mo
 
 
 def normalization_of(model_config: ModelConfig) -> str:
-    """Returns what the network does to pixels, see `ModelSpec`; for one of Keras, that it does."""
+    """Returns the normalization of pixels, see `ModelSpec`; "of NAME" for a Keras architecture."""
     if model_config.model_name.startswith(PREFIX):
         return f"of {model_config.model_name}"
     return spec_from_config(model_config).normalization
 
 
 def _image_sizes(config: Config) -> dict[str, int]:
-    """The sizes that the network is asked to take; those of training where it can be planned."""
+    """Returns the image sizes of evaluation and, if stages can be planned, of the first stage."""
     sizes = {"eval.isize": config.eval.isize}
     if config.data.splits.train.num_images is not None:
         sizes["the first stage's size"] = make_stages(config)[0].image_size

@@ -1,10 +1,10 @@
 """Profile of a network: parameters, multiply-adds, activations and size, in total and per part.
 
-Costs follow from the layers' shapes alone: nothing is run. Counted are the multiply-adds (MACs,
-what papers of this field call FLOPs) of convolutions and dense layers, and their activations: the
-numbers they put out per image. Adding a bias, normalization, activation functions, pooling and the
-scaling of squeeze-and-excite cost none of either.
-Source: the count of arXiv 1905.11946; activations as in arXiv 2003.13678 and timm's tables.
+Costs are computed from layer shapes alone; nothing is run. They are the multiply-adds (MACs, called
+FLOPs in papers of this field) of convolutions and dense layers, and their activations, the number
+of values they output per image. Bias additions, normalization, activation functions, pooling and
+the scaling of squeeze-and-excite count as zero in both.
+Source: counting rules of arXiv 1905.11946; activations as in arXiv 2003.13678 and timm's tables.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from efficientnetv2.network.keras_models import PREFIX, build_keras_model
 from efficientnetv2.network.layers import SqueezeExcite
 from efficientnetv2.network.model import build_network
 
-_SCALES = (  # Have weights, and a fixed number of operations per value that nobody counts.
+_SCALES = (  # Have weights, and a fixed number of operations per value, which is not counted.
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
@@ -59,11 +59,11 @@ comes within 3% of."""
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """A layer that has weights. `macs` and `activations` are per image, summed over its calls."""
+    """Cost of a layer with weights. `macs` and `activations` are per image, over all its calls."""
 
     name: str  # As in "blocks_3/expand_conv".
     part: str  # Of the network: "stem", "stage 1", …, "head", "classifier"; or a resolution.
-    params: int  # With those that are not trained, such as BatchNorm's moving averages.
+    params: int  # Including non-trainable ones, such as BatchNorm's moving averages.
     macs: int
     activations: int
 
@@ -78,22 +78,22 @@ class _Call:
 
 
 def layer_costs(model: keras.Model, spec: ModelSpec | None = None) -> list[LayerCost]:
-    """Returns what each layer of a functional or sequential model of a fixed input size costs.
+    """Returns the cost of each layer of a functional or sequential model with a fixed input size.
 
-    With the specification that `build_model` built it from, a part is the stem, a row of blocks
-    ("stage 1" is the first), the head or the classifier. Without, it is the resolution that layers
-    put out ("56x56"; squeeze-and-excite counts to that around it), and "classifier" where there is
-    none left: dense layers on pooled features.
+    With `spec`, from which `build_model` built the model, a part is the stem, a row of blocks
+    ("stage 1" is the first), the head or the classifier. Otherwise it is the output resolution of
+    its layers ("56x56"; squeeze-and-excite counts toward that of its surroundings), or "classifier"
+    for dense layers on pooled features, which have no resolution.
 
-    Raises: UserError if the input size is not fixed, if a layer has weights and is of a kind that
-    is not known, or if `spec` has another number of blocks.
+    Raises: UserError if the input size is not fixed, if a layer with weights is of an unknown type,
+    or if `spec` has a different number of blocks.
     """
     calls = list(_calls_of_model(model, ""))
     parts = _resolutions(calls) if spec is None else _stages(calls, spec)
     costs: dict[int, LayerCost] = {}
     for call, part in zip(calls, parts):
         fresh = LayerCost(call.name, part, call.layer.count_params(), 0, 0)
-        so_far = costs.get(id(call.layer), fresh)  # A second call brings no new weights.
+        so_far = costs.get(id(call.layer), fresh)  # A second call adds no weights.
         costs[id(call.layer)] = dataclasses.replace(
             so_far, macs=so_far.macs + call.macs, activations=so_far.activations + call.activations
         )
@@ -113,12 +113,12 @@ def _calls_of_model(model: keras.Model, path: str) -> Iterator[_Call]:
 def _chain(layers, shape: tuple, path: str) -> Iterator[_Call]:
     for layer in layers:
         yield from _calls(layer, shape, path)
-        if not isinstance(layer, SqueezeExcite):  # Keeps the shape, and tells Keras only if run.
+        if not isinstance(layer, SqueezeExcite):  # Keeps the shape; Keras cannot infer it.
             shape = tuple(layer.compute_output_shape(shape))
 
 
 def _calls(layer, shape: tuple, path: str) -> Iterator[_Call]:
-    """What happens inside one call of `layer` on an input of `shape`."""
+    """Yields what is computed inside one call of `layer` on an input of `shape`."""
     if not layer.weights:
         return
     name = f"{path}{layer.name}"
@@ -141,7 +141,7 @@ def _calls(layer, shape: tuple, path: str) -> Iterator[_Call]:
 
 
 def _counted(layer, shape: tuple, name: str) -> _Call:
-    """The cost of a convolution or dense layer: outputs, times weights that go into each."""
+    """Returns the cost of a convolution or dense layer: outputs times weights per output."""
     layers = keras.layers
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise UserError(f"layer {name} has its channels first: build the model with channels last")
@@ -154,14 +154,14 @@ def _counted(layer, shape: tuple, name: str) -> _Call:
     channels_in, outputs = shape[-1], math.prod(output_shape[1:])
     if isinstance(layer, layers.Dense):
         return _Call(name, layer, outputs * channels_in, outputs, output_shape)
-    if isinstance(layer, layers.SeparableConv2D):  # A depthwise convolution, then one of 1x1.
+    if isinstance(layer, layers.SeparableConv2D):  # Depthwise, then 1x1 convolution.
         wide = channels_in * layer.depth_multiplier
         between = math.prod(output_shape[1:-1]) * wide
         macs = between * math.prod(layer.kernel_size) + outputs * wide
         return _Call(name, layer, macs, between + outputs, output_shape)
     if isinstance(layer, layers.DepthwiseConv2D):
         return _Call(name, layer, outputs * math.prod(layer.kernel_size), outputs, output_shape)
-    if isinstance(layer, layers.Conv2DTranspose):  # Each input goes into a window of outputs.
+    if isinstance(layer, layers.Conv2DTranspose):  # An input contributes to a window of outputs.
         macs = math.prod(shape[1:]) * math.prod(layer.kernel_size) * layer.filters
         return _Call(name, layer, macs, outputs, output_shape)
     window = math.prod(layer.kernel_size) * (channels_in // layer.groups)
@@ -198,7 +198,7 @@ def _stages(calls: list[_Call], spec: ModelSpec) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stage of a network, or its stem, head or classifier; counted as `LayerCost` is."""
+    """Cost of a stage of a network, or its stem, head or classifier; see `LayerCost`."""
 
     name: str
     params: int
@@ -208,36 +208,36 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a network costs for one image of `image_size` x `image_size` pixels."""
+    """Cost of a network for one image of `image_size` x `image_size` pixels."""
 
     model: str
     image_size: int
     params: int
-    trainable_params: int  # Without the moving averages of BatchNorm; what papers give.
+    trainable_params: int  # Without BatchNorm's moving averages; the number that papers report.
     macs: int
     activations: int
     parts: tuple[Part, ...]  # In order, from the image to the logits.
-    published: tuple[Published, ...] = ()  # Of a named architecture.
+    published: tuple[Published, ...] = ()  # Only for a named architecture.
 
     @property
     def megabytes(self) -> float:
-        """Of the weights on disk, as float32, in units of 10^6 bytes."""
+        """The size of the weights on disk, as float32, in units of 10^6 bytes."""
         return self.params * _BYTES_PER_PARAM / 1e6
 
 
 def profile_model(name_or_spec: str | ModelSpec, image_size: int) -> Profile:
     """Builds a network without its preprocessing, for 1000 classes, and profiles it.
 
-    A name may be any that `build_model` takes. Published figures come with a name only: a
+    Any name that `build_model` takes is valid. Published figures are included for names only: a
     specification may differ from its namesake.
-    Raises: UserError for an unknown name, or a size that is no positive integer.
+    Raises: UserError for an unknown name, or a size that is not a positive integer.
     """
     if not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a positive number of pixels, got {image_size}")
     shape = (image_size, image_size, 3)
     if not isinstance(name_or_spec, str):
         return _profile_spec(name_or_spec, shape)
-    if name_or_spec.startswith(PREFIX):  # Some of these always have their preprocessing.
+    if name_or_spec.startswith(PREFIX):  # Some of these always include preprocessing.
         profile = profile_built(build_keras_model(name_or_spec, input_shape=shape))
         return dataclasses.replace(profile, model=name_or_spec)
     profile = _profile_spec(get_spec(name_or_spec), shape)
@@ -250,7 +250,7 @@ def _profile_spec(spec: ModelSpec, shape: tuple[int, int, int]) -> Profile:
 
 
 def profile_built(model: keras.Model, spec: ModelSpec | None = None) -> Profile:
-    """Profiles a functional or sequential model of a fixed, square input size.
+    """Profiles a functional or sequential model with a fixed, square input size.
 
     Its parts are those of `spec` if it was built from one, else resolutions.
     Raises: UserError as `layer_costs` does, or if the input is not square or not one image.
@@ -282,9 +282,9 @@ def profile_built(model: keras.Model, spec: ModelSpec | None = None) -> Profile:
 
 
 def profile_table(profiles: Sequence[Profile]) -> str:
-    """Returns one line per profile, published figures beside the counts, and a legend.
+    """Returns one line per profile, with published figures next to the counts, and a legend.
 
-    Published FLOPs stand only where they are for the size of the profile.
+    Published FLOPs are shown only if they are for the image size of the profile.
     """
     rows = [_COLUMNS] + [_row(profile) for profile in profiles]
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -327,8 +327,8 @@ def _cell(figure: Figure, count: int, agree: bool | None) -> str:
 def profile_record(profile: Profile) -> dict:
     """Returns the counts, those of each part and the published figures, ready for `json.dump`.
 
-    Units: counts per image; of published figures, `macs_agree` is None where the figure is missing
-    or holds for another size; `macs_difference` is by how much our count is larger, as a fraction.
+    Units: counts per image. In published figures, `macs_agree` is None if the figure is missing or
+    for another size; `macs_difference` is how much larger this count is, as a fraction.
     """
     record = dataclasses.asdict(profile)
     record["megabytes"] = profile.megabytes

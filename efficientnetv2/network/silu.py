@@ -1,20 +1,20 @@
-"""SiLU with a gradient that XLA compiles to one loop, inside of what TensorFlow runs by itself."""
+"""SiLU with a gradient that XLA compiles to one loop, in functions that XLA does not compile."""
 
 import functools
 
 import tensorflow as tf
 
-WORTH_COMPILING = 2**16  # Elements; XLA keeps what it compiled for each length, and takes its time.
+WORTH_COMPILING = 2**16  # Elements; XLA compiles for each length, which takes time and memory.
 
 
 def only_cpus() -> bool:
-    """Whether there is no accelerator; those compile whole steps, or have kernels of their own."""
+    """Returns whether all devices are CPUs; others compile whole steps or have own kernels."""
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
 @tf.custom_gradient
 def silu(x):
-    """x * sigmoid(x). Shapes: any -> same. The gradient is computed in float32."""
+    """Computes x * sigmoid(x). Shapes: any -> same. The gradient is computed in float32."""
 
     def gradient(upstream):
         elements = x.shape.num_elements()
@@ -34,7 +34,7 @@ def _gradient(x, upstream):
 
 @functools.cache
 def _compiled_gradient(dtype: tf.DType):
-    """One trace for all layers of a type: vectors of any length; XLA compiles once per length."""
+    """Returns one trace per dtype, for vectors of any length; XLA compiles it once per length."""
     vector = tf.TensorSpec([None], dtype)
     return tf.function(
         _gradient, input_signature=[vector, vector], jit_compile=True, autograph=False

@@ -7,14 +7,15 @@ from efficientnetv2.hparams import Stage
 
 
 class Callback:
-    """Called while a run trains; subclass it and override the methods of interest.
+    """Base class of training callbacks; subclass it and override the methods of interest.
 
-    Methods are called by the process that writes the run (the chief, of several workers), in the
-    order in which callbacks are given. Nothing that a callback does may change what the run
-    computes; what a callback raises ends the run, which resumes from its last checkpoint.
+    Methods are called in the process that writes the run (the chief if there are several workers),
+    in the order in which the callbacks are passed. A callback must not change what the run
+    computes. An exception raised by a callback ends the run, which can be resumed from its last
+    checkpoint.
 
     Attributes:
-        model: the `keras.Model` that is trained; its weights are those of the last step.
+        model: the `keras.Model` being trained, with the weights of the last step.
 
     Example:
 
@@ -34,30 +35,31 @@ class Callback:
     def on_stage_begin(self, stage: Stage, images: np.ndarray, labels: np.ndarray) -> None:
         """Called with the first batch of a stage, or the first after a resume.
 
-        Also of each variant of a stage, where `train.schedule=random` mixes image sizes.
+        With `train.schedule=random`, which mixes image sizes, it is called for each variant, too.
 
         Args:
             stage: its `index`, `image_size` in pixels, `batch_size`, `ram` (magnitude), ...
-            images: uint8 [B, S, S, 3], augmented as they are trained on.
-            labels: float32 [B, K], smoothed and mixed as they are trained on.
+            images: uint8 [B, S, S, 3], augmented.
+            labels: float32 [B, K], after Mixup and CutMix, before label smoothing.
         """
 
     def on_log(self, step: int, stage: Stage, values: dict[str, float | None]) -> None:
-        """Called when a line is added to metrics.jsonl: means over the steps since the last one.
+        """Called when a training record is added to metrics.jsonl.
 
-        `values`: "loss", "accuracy", "learning_rate", "gradient_norm", "images_per_second", ...
+        `values`: "loss", "accuracy", "learning_rate", "gradient_norm", "images_per_second", ...;
+        loss and accuracy are means over the steps since the last record.
         """
 
     def on_evaluate(
         self, step: int, stage: Stage, scores: dict[str, float | int], confusion: np.ndarray | None
     ) -> None:
-        """Called after each evaluation on the split `minival`.
+        """Called after each evaluation on the `minival` split.
 
         Args:
-            scores: "loss", "top1", "top5" (shares in [0, 1]) and "examples"; see `Evaluator`.
+            scores: "loss", "top1", "top5" (fractions in [0, 1]) and "examples"; see `Evaluator`.
             confusion: int64 [K, K], rows are labels, columns predictions; None with several labels
                 per image, or for more than 1,000 classes.
         """
 
     def on_train_end(self, scores: dict[str, float | int]) -> None:
-        """Called when the run is complete, with what `train` returns."""
+        """Called when the run is complete; `scores` is the return value of `train`."""

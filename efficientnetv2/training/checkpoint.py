@@ -2,9 +2,9 @@
 
 A checkpoint is complete once its manifest exists:
 
-ckpt-8.index, ckpt-8.data-00000-of-00001   what TensorFlow writes
-ckpt-8.json                                the manifest: bytes and SHA-256 of each; written last
-checkpoint                                 the list for TensorFlow: which is the newest
+ckpt-8.index, ckpt-8.data-00000-of-00001   written by TensorFlow
+ckpt-8.json                                the manifest: size and SHA-256 of each; written last
+checkpoint                                 TensorFlow's list of checkpoints, newest and all kept
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from efficientnetv2.training.ema import WeightAverage
 _OWN = re.compile(r"ckpt-(\d+)(\.(index|json|data-\d+-of-\d+).*|_temp)")
 _STATE_FILE = "checkpoint"
 BEST_FOLDER, BEST_FILE = "best", "best.json"
-# What an evaluation measures that `eval.best_metric` may name.
+# Metrics of an evaluation that are valid values of `eval.best_metric`.
 SINGLE_LABEL = ("loss", "top1", "top5")
 MULTI_LABEL = ("loss", "hit_at_1", "hit_at_5", "global_ap")
 
 
 class CheckpointFiles:
-    """The checkpoints of one folder, by their numbers; `keep` of them stay."""
+    """The checkpoints in a folder, identified by number; the `keep` newest are kept."""
 
     def __init__(self, directory: str, keep: int):
         self.directory, self.keep = directory, keep
@@ -44,15 +44,16 @@ class CheckpointFiles:
         return os.path.join(self.directory, f"ckpt-{number}")
 
     def numbers(self) -> list[int]:
-        """Returns the checkpoints that were finished, oldest first, whether they are whole or not.
+        """Returns the numbers of all finished checkpoints, oldest first, damaged ones included.
 
-        One without a manifest counts if TensorFlow's list has it: then it was finished once.
+        A checkpoint without a manifest is included if TensorFlow's list contains it, which means
+        that it was finished at some point.
         """
         sealed = {n for n in self._files() if os.path.exists(f"{self.prefix(n)}.json")}
         return sorted(sealed | (self._listed() & set(self._files())))
 
     def fault(self, number: int) -> str | None:
-        """Returns why a checkpoint cannot be trusted, or None if each file is as it was written."""
+        """Returns why a checkpoint is damaged, or None if all files match its manifest."""
         manifest = f"{self.prefix(number)}.json"
         try:
             with open(manifest, encoding="utf-8") as file:
@@ -70,7 +71,7 @@ class CheckpointFiles:
         return None
 
     def seal(self, number: int) -> None:
-        """Makes a checkpoint count, whose files are written: manifest, then TensorFlow's list."""
+        """Completes a written checkpoint: writes its manifest, then updates TensorFlow's list."""
         files = {}
         for name in sorted(self._files()[number]):
             path = os.path.join(self.directory, name)
@@ -81,33 +82,33 @@ class CheckpointFiles:
         self.list_up_to(number)
 
     def list_up_to(self, number: int) -> None:
-        """Tells TensorFlow that `number` is the newest."""
+        """Writes TensorFlow's list with `number` as the newest checkpoint."""
         kept = [n for n in self.numbers() if n <= number][-self.keep :]
         lines = [f'model_checkpoint_path: "ckpt-{number}"']
         lines += [f'all_model_checkpoint_paths: "ckpt-{n}"' for n in kept]
         self._replace(_STATE_FILE, "\n".join(lines) + "\n")
 
     def prune(self, newest: int) -> None:
-        """Removes what `keep` no longer covers, and what is left of checkpoints after `newest`."""
+        """Removes all checkpoints but the `keep` newest ones up to `newest`."""
         kept = [n for n in self.numbers() if n <= newest][-self.keep :]
         for number in self._files():
             if number not in kept:
                 self.remove(number)
 
     def remove(self, number: int) -> None:
-        """Removes a checkpoint, or a part of one; its manifest first."""
+        """Removes a complete or partial checkpoint, its manifest first."""
         names = self._files().get(number, [])
         for name in sorted(names, key=lambda name: not name.endswith(".json")):
             path = os.path.join(self.directory, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed process left of checkpoints that it did not finish."""
+        """Removes unfinished checkpoints that a killed process left behind."""
         for number in set(self._files()) - set(self.numbers()):
             self.remove(number)
 
     def _files(self) -> dict[int, list[str]]:
-        """The names of all that belongs to checkpoints, by number."""
+        """Returns the names of all checkpoint files and folders, by checkpoint number."""
         found: dict[int, list[str]] = {}
         names = os.listdir(self.directory) if os.path.isdir(self.directory) else []
         for name in names:
@@ -133,7 +134,10 @@ class CheckpointFiles:
 
 @contextlib.contextmanager
 def writing(path: str, advice: str = "") -> Iterator[None]:
-    """Raises: UserError naming `path` and the reason if the disk or TensorFlow refuses to write."""
+    """Handles write errors of the disk or TensorFlow inside the context.
+
+    Raises: UserError naming `path` and the reason.
+    """
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -143,10 +147,10 @@ def writing(path: str, advice: str = "") -> Iterator[None]:
 class RunCheckpoint:
     """Weights, their average, optimizer state, step and `extra` of a run, in `directory`.
 
-    Weights and averages are saved under their paths, so that either Keras generation loads what
-    the other saved; `state`, of the optimizer by name, belongs to the generation that wrote it.
-    `extra` is what else there is to know, for JSON. `newest`: the step last saved or restored.
-    `folder`: where to write instead, for a worker that is not the chief, see `Workers`.
+    Weights and averages are saved under their paths, so that Keras 2 and Keras 3 can load each
+    other's; `state`, the optimizer state by name, is specific to the generation that wrote it.
+    `extra` is any other state, as JSON. `newest` is the step last saved or restored. `folder` is
+    the folder to write to instead, for workers other than the chief, see `Workers`.
     """
 
     def __init__(
@@ -180,7 +184,7 @@ class RunCheckpoint:
     def save(self, step: int, extra: Mapping | None = None) -> str:
         """Writes a checkpoint, prunes old ones and returns its path.
 
-        Raises: UserError if it cannot be written; then those that were there before still are.
+        Raises: UserError if it cannot be written; the existing checkpoints are then kept.
         """
         self.extra = dict(extra or {})
         self._extra.text = json.dumps(self.extra)
@@ -192,10 +196,10 @@ class RunCheckpoint:
         return path
 
     def restore(self, tell: Callable[[str], None] = print) -> int:
-        """Loads the newest checkpoint that is whole; returns its step, or 0 if there is none.
+        """Loads the newest intact checkpoint; returns its step, or 0 if there are no checkpoints.
 
-        Tells of each that is damaged, in one line. Raises: UserError if all are, or if it does
-        not fit the run.
+        Reports each damaged checkpoint in one line. Raises: UserError if all are damaged, or if
+        the checkpoint does not match the run.
         """
         if self._is_chief:
             with writing(self.files.directory):
@@ -233,16 +237,16 @@ class RunCheckpoint:
 
 
 def has_checkpoint(directory: str) -> bool:
-    """Whether a run in `directory` has something to resume from."""
+    """Returns whether `directory` contains a checkpoint to resume from."""
     return bool(CheckpointFiles(directory, 1).numbers())
 
 
 def save_weights(
     directory: str, model: keras.Model, average: WeightAverage | None, step: int
 ) -> str:
-    """Writes weights and averages alone, for `efficientnetv2.load_weights`; returns the path.
+    """Writes only weights and averages, for `efficientnetv2.load_weights`; returns the path.
 
-    What was in `directory` before stays until all is written.
+    The previous content of `directory` is kept until everything is written.
     Raises: UserError if it cannot be written.
     """
     checkpoint = tf.train.Checkpoint(
@@ -252,7 +256,7 @@ def save_weights(
     with writing(directory):
         tf.io.gfile.makedirs(directory)
         files.remove_unfinished()
-    while number in files.numbers():  # A run that was killed, and is here again.
+    while number in files.numbers():  # A killed run has reached this step again.
         number += 1
     return _write(files, number, checkpoint)
 
@@ -265,15 +269,15 @@ def _weights(model: keras.Model, average: WeightAverage | None) -> dict[str, dic
 
 
 def _write(files: CheckpointFiles, number: int, checkpoint: tf.train.Checkpoint, advice="") -> str:
-    """Writes a checkpoint whole or not at all, and prunes others. Returns its path."""
+    """Writes a checkpoint completely or not at all and prunes old ones; returns its path."""
     path = files.prefix(number)
     try:
         with writing(path, advice):
-            files.remove(number)  # One of this number is damaged, or it would not be written again.
+            files.remove(number)  # One with this number is damaged, or it would not be rewritten.
             checkpoint.write(path)
             files.seal(number)
     except UserError:
-        with contextlib.suppress(OSError):  # The first error is the one to tell.
+        with contextlib.suppress(OSError):  # Report the first error.
             files.remove(number)
         raise
     with writing(path, advice):
@@ -282,7 +286,7 @@ def _write(files: CheckpointFiles, number: int, checkpoint: tf.train.Checkpoint,
 
 
 class _Text(tf.train.experimental.PythonState):
-    """A text in a checkpoint."""
+    """A string stored in a checkpoint."""
 
     text = "{}"
 
@@ -294,11 +298,11 @@ class _Text(tf.train.experimental.PythonState):
 
 
 class Selection:
-    """The best evaluation so far, by `eval.best_metric`: the least loss, the largest of others.
+    """The best evaluation so far by `eval.best_metric`: lowest loss, or highest other metric.
 
-    Of equal ones the earlier is better, and a score that is no number is better than none of them.
-    Where no metric is chosen nothing is kept and nothing ends.
-    Raises: UserError if the metric is none of those that the data's evaluation gives.
+    Of equal scores the earlier is the best, and a NaN score is never an improvement. Without a
+    metric, no weights are kept and training is not stopped early.
+    Raises: UserError if the metric is not one that evaluations on this data compute.
     """
 
     def __init__(self, config: Config, model_dir: str):
@@ -316,10 +320,10 @@ class Selection:
         return self.patience is not None and self.waited >= self.patience
 
     def evaluated(self, step: int, scores: dict, save_best: Callable[[str], None]) -> bool:
-        """Takes note of an evaluation; returns whether training is to stop.
+        """Records an evaluation; returns whether training should stop.
 
-        `save_best(directory)` writes the weights that were evaluated; it is called if they are the
-        best so far, and `best.json` beside them, {"step", "metric", "value"}, is written after.
+        `save_best(directory)` writes the evaluated weights; it is called if they are the best so
+        far. Then `best.json`, {"step", "metric", "value"}, is written next to them.
         Raises: UserError if the scores lack the metric, or `best.json` cannot be written.
         """
         if self.metric is None:
@@ -331,15 +335,15 @@ class Selection:
         return self.is_over
 
     def state(self) -> dict:
-        """All that has to be known to go on, for JSON, which keeps each bit of a float."""
+        """Returns the state needed to resume, for JSON, which preserves floats exactly."""
         return {"step": self.step, "value": self.value, "waited": self.waited}
 
     def restore(self, state: dict) -> None:
-        """Goes on from what `state` gave."""
+        """Restores a value returned by `state`."""
         self.step, self.value, self.waited = state["step"], state["value"], state["waited"]
 
     def replay(self, evaluations: Iterable[dict]) -> "Selection":
-        """Takes note of the records of past evaluations, without writing; returns itself."""
+        """Records past evaluations without writing any files; returns itself."""
         for record in evaluations:
             if self.metric is not None:
                 self._take(record["step"], record)

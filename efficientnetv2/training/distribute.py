@@ -24,7 +24,7 @@ STRATEGIES = ("auto", "one", "mirrored", "gpus", "multiworker", "tpu")
 EXAMPLE = (
     '{"cluster": {"worker": ["HOST1:PORT", "HOST2:PORT"]}, "task": {"type": "worker", "index": 0}}'
 )
-AGREE_EVERY = 10  # Steps, or batches of an evaluation, between two questions whether to stop.
+AGREE_EVERY = 10  # Steps or evaluation batches between two checks among workers whether to stop.
 
 
 def make_strategy(
@@ -32,16 +32,16 @@ def make_strategy(
 ) -> tf.distribute.Strategy:
     """Returns the strategy to build and train a model under; call it before any operation.
 
-    A `tf.distribute.Strategy` is returned as it is. By name:
+    A `tf.distribute.Strategy` is returned unchanged. Names:
 
     `auto`: all GPUs if there are several, else one device; `one`: one device, no strategy;
-    `mirrored` (officially `gpus`): MirroredStrategy over all GPUs, or over the CPU; `multiworker`:
-    MultiWorkerMirroredStrategy over the processes that the variable TF_CONFIG lists, each of which
-    calls this, and waits for the others; `tpu`: TPUStrategy on the TPU that `tpu` names, or the
-    local one.
+    `mirrored` (officially `gpus`): MirroredStrategy over all GPUs, or on the CPU if there are none;
+    `multiworker`: MultiWorkerMirroredStrategy over the processes listed in the environment variable
+    TF_CONFIG, each of which calls this function and waits for the others; `tpu`: TPUStrategy on the
+    TPU named by `tpu`, or the local one.
 
     Raises: UserError for an unknown name, a TPU that cannot be reached, or a TF_CONFIG that is
-    missing, wrong, or names a port that is taken.
+    missing or invalid, or names a port already in use.
     """
     if isinstance(name, tf.distribute.Strategy):
         return name
@@ -58,7 +58,7 @@ def make_strategy(
     return tf.distribute.get_strategy()
 
 
-@functools.cache  # Two of one process would mix up their collective operations.
+@functools.cache  # Two strategies in a process would mix up their collective operations.
 def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
@@ -92,9 +92,9 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
 def read_tf_config(text: str) -> tuple[dict[str, list[str]], str, int]:
     """Returns the cluster, {job: addresses}, and the job and index of this process in it.
 
-    Workers are of the job "worker"; the first may be of the job "chief".
-    Raises: UserError if `text`, what the variable TF_CONFIG holds, says something else.
-    Source: TensorFlow's format, of `tf.distribute.cluster_resolver.TFConfigClusterResolver`.
+    Workers have the job "worker"; the first may have the job "chief".
+    Raises: UserError if `text`, the value of TF_CONFIG, does not have this format.
+    Source: format of `tf.distribute.cluster_resolver.TFConfigClusterResolver` in TensorFlow.
     """
     if not text:
         raise _wrong("is not set")
@@ -136,12 +136,12 @@ def _wrong(what: str) -> UserError:
 
 
 class Workers:
-    """The processes of a strategy, seen from this one; most strategies have one process.
+    """The processes of a strategy, from the perspective of this one; most strategies have one.
 
-    Several run the same program, and each step waits for all, so that all must make the same
-    calls in the same order. The first is the chief: it alone writes the run and talks. What the
-    others write goes to folders of their own, which end with them: writing reads variables that
-    are sums over all workers.
+    Several workers run the same program, and each step waits for all of them, so all must make the
+    same calls in the same order. The first one is the chief: only it writes the run and prints
+    output. The others write, too, since writing reads variables that are sums over all workers,
+    but to temporary folders that are deleted when they exit.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -163,16 +163,16 @@ class Workers:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """Which rows of each batch this worker reads: (index, count)."""
+        """The part of each batch whose rows this worker reads: (index, count)."""
         return self.index, self.count
 
     @property
     def stream(self):
-        """Where progress goes: stdout of the chief, if output is wanted."""
+        """The stream for progress output: stdout of the chief if verbose, else a silent one."""
         return sys.stdout if self.is_chief and is_verbose() else _Silent()
 
     def folder(self, model_dir: str) -> str:
-        """Where this worker writes: the chief into `model_dir`."""
+        """Returns the folder this worker writes to: `model_dir` for the chief, else a new one."""
         if self.is_chief:
             return model_dir
         folder = tempfile.mkdtemp(prefix=f"worker-{self.index}-")
@@ -180,18 +180,18 @@ class Workers:
         return folder
 
     def distribute(self, batches: tf.data.Dataset):
-        """Returns training batches for the replicas; of several workers each gives its own rows.
+        """Distributes training batches to the replicas; each worker passes its own rows.
 
-        Replica i of all has the i-th part of the rows of the global batch.
+        Counted over all workers, replica i gets the i-th part of the rows of the global batch.
         """
         if self.count == 1:
             return self.strategy.experimental_distribute_dataset(batches)
-        # Else the workers would ask each other before each step whether all have one more batch.
+        # Otherwise the workers would check before each step that all of them have another batch.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return self._distribute_rows(batches.apply(endless))
 
     def distribute_whole(self, batches: tf.data.Dataset):
-        """As `distribute`, of global batches, of which each worker takes its rows."""
+        """Distributes global batches like `distribute`; each worker takes its own rows."""
         if self.count == 1:
             return self.strategy.experimental_distribute_dataset(batches)
 
@@ -202,7 +202,7 @@ class Workers:
         return self._distribute_rows(batches.map(lambda *batch: tf.nest.map_structure(own, batch)))
 
     def gathered(self, value: int) -> list[int]:
-        """Returns the value of each worker, the same list in all; waits for all."""
+        """Returns the values of all workers, the same list in each; waits for all of them."""
         if self.count == 1:
             return [value]
         values = np.zeros(self.count, np.int64)
@@ -211,7 +211,7 @@ class Workers:
         return [int(total) // replicas for total in self._summed(tf.constant(values))]
 
     def check_same(self, what: str, value: int) -> None:
-        """Raises: UserError if the workers have different values."""
+        """Checks that all workers have the same value. Raises: UserError if they do not."""
         values = self.gathered(value)
         if len(set(values)) > 1:
             raise UserError(
@@ -220,9 +220,9 @@ class Workers:
             )
 
     def all_stop(self, step: int, requested: bool) -> bool:
-        """Whether to stop after a step: of several workers when one of them was asked to.
+        """Returns whether to stop after a step: with several workers, if any was asked to.
 
-        They ask each other every `AGREE_EVERY` steps.
+        Several workers check this every `AGREE_EVERY` steps.
         """
         if self.count == 1:
             return requested
@@ -230,7 +230,7 @@ class Workers:
 
     @contextlib.contextmanager
     def breaking_off(self, signals: StopSignals) -> Iterator[None]:
-        """Inside, a request to stop raises StopRequested; of several workers in `between`."""
+        """Makes stop requests raise StopRequested; with several workers, only in `between`."""
         if self.count == 1:
             with signals.breaking_off():
                 yield
@@ -242,13 +242,13 @@ class Workers:
             self._asked = None
 
     def between(self, number: int) -> None:
-        """Called after each batch of an evaluation. Raises: StopRequested, see `breaking_off`."""
+        """Handles stop requests between batches. Raises: StopRequested, see `breaking_off`."""
         if self._asked is not None and self.all_stop(number, self._asked.requested):
             raise StopRequested
 
     @contextlib.contextmanager
     def lost_told(self) -> Iterator[None]:
-        """Inside, the end of another worker raises a UserError, once TensorFlow has noticed it."""
+        """Raises a UserError in the context when TensorFlow detects that another worker ended."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -268,7 +268,7 @@ class Workers:
 
 
 def split_rows(batches: tf.data.Dataset, parts: int) -> tf.data.Dataset:
-    """Returns each batch as so many batches of equal size, its rows in their order."""
+    """Splits each batch into `parts` batches of equal size, keeping the order of the rows."""
     if parts == 1:
         return batches
 
@@ -290,7 +290,7 @@ def _place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 class _Silent(io.TextIOBase):
-    """Takes text and shows nothing."""
+    """A text stream that discards its input."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -1,4 +1,4 @@
-"""The moving average of the weights that evaluation and export use."""
+"""Moving average of the weights, used for evaluation and export."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ class WeightAverage:
 
     At step t (counted after the update of the weights) the decay is min(decay, (1 + t) / (10 + t)).
     Create it after loading weights, under the scope of the strategy.
-    Source: official EMA of main.py; Keras' own averages trainable weights only, without warm-up.
+    Source: official EMA of main.py; that of Keras averages only trainable weights, without warm-up.
     """
 
     def __init__(self, model: keras.Model, decay: float):
@@ -27,7 +27,7 @@ class WeightAverage:
         self.by_path = dict(zip(paths, self.averages, strict=True))
 
     def update(self, step: tf.Tensor) -> None:
-        """Moves the averages towards the weights; call it in a replica, after the update.
+        """Moves the averages toward the weights; call it in a replica, after the update.
 
         `step`: int64 scalar, the number of updates made.
         """
@@ -36,12 +36,12 @@ class WeightAverage:
         for average, weight in zip(self.averages, self.weights, strict=True):
             if weight.dtype.is_floating:
                 average.assign_sub((average - weight) * (1.0 - keep))
-            else:  # A count, as some layers of keras.applications have.
+            else:  # A counter, as in some layers of keras.applications.
                 average.assign(weight)
 
     @contextlib.contextmanager
     def in_model(self):
-        """Inside, the model has the averages for weights; after, its own again, bit for bit."""
+        """Swaps the averages into the model in the context, then restores its weights exactly."""
         own = [weight.numpy() for weight in self.weights]
         try:
             for average, weight in zip(self.averages, self.weights, strict=True):

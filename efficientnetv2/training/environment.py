@@ -1,4 +1,4 @@
-"""Environment of a run: versions of libraries, devices and the command, as `environment.json`."""
+"""Environment of a run in `environment.json`: library versions, commit and hardware."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def hardware() -> dict[str, str]:
 
 
 def save_environment(model_dir: str) -> None:
-    """Adds this process' environment to those that a run was trained in, if it is a new one.
+    """Appends this process' environment to those of a run if it differs from the last one.
 
     Raises: UserError if the file cannot be written.
     """
@@ -52,7 +52,7 @@ def save_environment(model_dir: str) -> None:
 
 
 def saved_environments(model_dir: str) -> list[dict[str, str]]:
-    """Returns the environments that a run was trained in, the first one first."""
+    """Returns the environments that a run was trained in, oldest first."""
     path = os.path.join(model_dir, FILE_NAME)
     if not os.path.exists(path):
         return []
@@ -69,7 +69,7 @@ def _devices() -> list[str]:
 
 
 def _commit() -> str:
-    """The commit, with "-dirty" where files differ from it; empty where there is no git."""
+    """Returns the commit, with "-dirty" if files differ from it; empty outside of git."""
     if not os.path.exists(os.path.join(_ROOT, ".git")):
         return ""
     command = ["git", "-C", _ROOT, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -81,7 +81,7 @@ def _commit() -> str:
 
 
 def _first_line_with(path: str, name: str) -> str:
-    """What a file of Linux's says of `name`; empty elsewhere."""
+    """Returns the value of `name` in a Linux system file; empty on other systems."""
     if not os.path.exists(path):
         return ""
     with open(path, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Trained networks: of a run or from published weights, with their config; and their scores."""
+"""Trained networks from runs or published weights, with their config, and their evaluation."""
 
 import dataclasses
 import os
@@ -21,23 +21,23 @@ from efficientnetv2.training.metrics import Evaluator
 from efficientnetv2.weights.load import LoadReport, assign, load_weights
 from efficientnetv2.weights.resolve import open_weights
 
-# Published weights whose scores are sigmoids. Source: the official README, of its release of July
-# 2021. "imagenet21k-ft1k" was fine-tuned with softmax; a file does not state it, so overrides do.
+# Published weights whose scores are sigmoids. Source: official README, release of July 2021.
+# "imagenet21k-ft1k" was fine-tuned with softmax. For a weights file, use an override.
 _SIGMOID_WEIGHTS = ("imagenet21k",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A network with its weights and config, as `load_run` and `load_pretrained` return it.
+    """A network with its weights and config, as returned by `load_run` and `load_pretrained`.
 
     Attributes:
-        config: of the run, with overrides applied.
-        class_names: in the order of the labels; empty where they are not known.
+        config: the config of the run, with overrides applied.
+        class_names: the class names in label order; empty if unknown.
         model: the Keras model, [B, S, S, 3] pixels in [0, 255] -> [B, K] logits.
-        loaded: what was loaded from where.
-        strategy: that the model was built under.
-        model_dir: of the run; None for other weights.
-        labels: the file that states the class names, None where the weights imply them.
+        loaded: the report of what was loaded and from where.
+        strategy: the strategy that the model was built under.
+        model_dir: the directory of the run; None for other weights.
+        labels: the file with the class names; None if the weights imply them.
         checkpoint: "last" or "best".
     """
 
@@ -67,8 +67,8 @@ def load_run(
         model_dir: directory of the run.
         checkpoint: "last", or "best" by `eval.best_metric`.
         overrides: settings that differ from the run's, such as "eval.isize=320".
-        data_dir: directory of the images, where it is another one than in training.
-        strategy, tpu: as of `train`.
+        data_dir: directory of the images, if it differs from the one used for training.
+        strategy, tpu: see `train`.
 
     Raises: UserError if there is no run or no such checkpoint, or it cannot be read.
 
@@ -111,16 +111,16 @@ def load_pretrained(
     tpu: str | None = None,
     verbose: bool = False,
 ) -> Trained:
-    """Loads the network of a config with published weights or those of a file.
+    """Loads the network of a config with published weights or a weights file.
 
     The settings that the weights imply (image size, crop, normalization, number of classes) apply
-    where the config's overrides do not set them.
+    unless the config's overrides set them.
 
     Args:
-        config: from `get_config`, which names the network.
+        config: a config from `get_config`, which names the network.
         weights: "imagenet", "imagenet21k", "imagenet21k-ft1k", "jft", or a file.
-        labels: a file with a class name per line, in the order of the classes.
-        strategy, tpu: as of `train`.
+        labels: a file with one class name per line, in class order.
+        strategy, tpu: see `train`.
 
     Raises: UserError if the weights cannot be downloaded or read, or do not fit.
 
@@ -151,7 +151,7 @@ def load_pretrained(
 
 
 def as_trained(run: str | os.PathLike | Trained) -> Trained:
-    """Returns `run`, loaded if it is the directory of a run. Raises: UserError."""
+    """Returns `run`, loading it first if it is the directory of a run. Raises: UserError."""
     return run if isinstance(run, Trained) else load_run(as_path(run, "run"))
 
 
@@ -161,11 +161,11 @@ def evaluate(
     """Evaluates a trained network on a split of its data.
 
     Args:
-        run: directory of a run, or what `load_run` or `load_pretrained` returned.
+        run: directory of a run, or the result of `load_run` or `load_pretrained`.
         split: "eval", "minival" or "train" (without augmentation).
 
-    Returns: "step" of the weights (None if not known), "loss" (mean, without smoothing), "top1" and
-        "top5" (shares in [0, 1]), "examples"; for several labels per image see `Evaluator`.
+    Returns: "step" of the weights (None if unknown), "loss" (mean, without smoothing), "top1" and
+        "top5" (fractions in [0, 1]), "examples"; for several labels per image see `Evaluator`.
 
     Raises: UserError if the data cannot be read, or its classes are not those of the network.
 
@@ -176,7 +176,7 @@ def evaluate(
         run = as_trained(run)
         config = run.config
         source = datasets.open_source(config.data, split, config.train.seed)
-        # Published weights are left out: a data set may name their classes in another way.
+        # Published weights are not checked: a data set may name their classes differently.
         if run.labels and run.class_names and source.class_names != run.class_names:
             raise UserError(
                 f"the classes of the data are not those of {run.labels}; give the data that was "

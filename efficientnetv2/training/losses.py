@@ -1,7 +1,7 @@
-"""What training minimises: five losses per example, and class weights for skewed data.
+"""Training losses: five per-example losses, and class weights for imbalanced data.
 
-`train.loss_type` names a loss and, with it, what a score is: those of "softmax" and "focal" add up
-to 1 over the classes, those of the others are a probability per class on its own.
+`train.loss_type` selects a loss and thereby the meaning of a score: scores of "softmax" and "focal"
+sum to 1 over the classes, those of the others are independent probabilities per class.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from efficientnetv2.common.errors import UserError
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-_SMALLEST = 1e-7  # Of a base of `_power`.
+_SMALLEST = 1e-7  # Lower bound of the base in `_power`.
 _ACTIVATIONS = {
     "softmax": "softmax",
     "sigmoid": "sigmoid",
@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 
 
 def activation_of(loss_type: str) -> str:
-    """Returns what turns the logits of a network trained with this loss into scores."""
+    """Returns the activation that turns logits of a network trained with this loss into scores."""
     return _ACTIVATIONS[loss_type]
 
 
@@ -35,16 +35,17 @@ def make_loss(
     multi_label: bool = False,
     focal_gamma: float = 2.0,
 ) -> Loss:
-    """Returns `loss(labels, logits)`, per example.
+    """Returns the per-example loss `loss(labels, logits)`.
 
     Shapes: float32 [B, K] labels in [0, 1], float32 [B, K] logits -> float32 [B]. The loss of a
     batch is the mean over its B examples, weighted or not.
 
-    `class_weights`, one w_k per class: an example counts sum_k y_k w_k, with its labels y before
-    smoothing, divided by their sum; Mixup blends the weights as it blends labels. With several
-    labels per example (`multi_label`) the sigmoid losses weigh terms, not examples: what class k
-    contributes counts w_k where the label is there and 1 where it is not, in between by its share.
-    `focal_gamma` is of the focal losses, which without it, at 0, are softmax and sigmoid.
+    `class_weights`, one w_k per class: the weight of an example is sum_k y_k w_k, where y are its
+    labels before smoothing, divided by their sum; Mixup blends the weights as it blends labels.
+    With several labels per example (`multi_label`) the sigmoid losses weight terms, not examples:
+    the term of class k has weight w_k if the label is present and 1 if it is absent; fractional
+    labels interpolate between the two. `focal_gamma` is the exponent of the focal losses; at 0 they
+    equal softmax and sigmoid.
     """
     by_term = multi_label and activation_of(loss_type) == "sigmoid"
     term_weights = class_weights if by_term else None
@@ -56,7 +57,7 @@ def make_loss(
         elif loss_type != "custom":
             terms = sigmoid_terms(labels, logits, smoothing, term_weights, gamma)
             losses = tf.reduce_mean(terms, axis=-1)
-        else:  # "custom": officially without smoothing.
+        else:  # "custom": without smoothing, as officially.
             losses = tf.reduce_sum(sigmoid_terms(labels, logits, 0.0, term_weights), axis=-1)
         if class_weights is None or by_term:
             return losses
@@ -66,17 +67,17 @@ def make_loss(
 
 
 def softmax_loss(labels, logits, smoothing: float, gamma: float = 0.0):
-    """Softmax cross entropy per example, of the labels divided by their sum.
+    """Computes softmax cross entropy per example, with the labels divided by their sum.
 
-    Shapes: float32 [B, K], float32 [B, K] -> float32 [B]; 0 for an example without labels, which
-    has no gradient either.
-    With a `gamma` the term of a class with score p counts (1 - p)**gamma (focal loss).
+    Shapes: float32 [B, K], float32 [B, K] -> float32 [B]; 0, with zero gradient, for an example
+    without labels.
+    A nonzero `gamma` multiplies the term of a class with score p by (1 - p)**gamma (focal loss).
     Source: official: smoothed labels are y * (1 - s) + s / K; focal: arXiv 1708.02002, and
     Keras' CategoricalFocalCrossentropy at alpha 1.
-    Deviates: there an example without labels makes the loss NaN (defect D11).
+    Deviates: officially, an example without labels makes the loss NaN (defect D11).
     """
     classes = labels.shape[-1]
-    # Where the labels are no number, neither is the loss.
+    # NaN labels give a NaN loss.
     has_labels = tf.cast(tf.reduce_sum(labels, axis=-1) != 0, tf.float32)
     smoothed = _shares(labels) * (1 - smoothing) + smoothing / classes
     if gamma:
@@ -94,15 +95,15 @@ def sigmoid_terms(
     class_weights: Sequence[float] | None = None,
     gamma: float = 0.0,
 ):
-    """Sigmoid cross entropy per class, of smoothed labels y * (1 - s) + s / 2.
+    """Computes sigmoid cross entropy per class, with smoothed labels y * (1 - s) + s / 2.
 
     Shapes: float32 [B, K], float32 [B, K] -> float32 [B, K].
-    `class_weights` count the terms as `make_loss` says. Smoothing stays inside of a term: were the
-    share s / 2 that it gives to an absent label weighted, too, a rare class's weight would make
-    its presence the better guess for every image.
-    With a `gamma` the part for presence counts (1 - p)**gamma at the score p, that for absence
-    p**gamma (focal loss). Its paper adds up the classes of a box, without smoothing and with a
-    balance alpha; here their mean is taken, as of "sigmoid".
+    `class_weights` weight the terms as described in `make_loss`. Smoothing is applied within a
+    term: if the s / 2 that it assigns to an absent label were weighted, too, the weight of a rare
+    class would make its presence the better guess for every image.
+    A nonzero `gamma` multiplies the term for presence by (1 - p)**gamma, where p is the score, and
+    that for absence by p**gamma (focal loss). The paper sums over the classes of a box, without
+    smoothing and with a balance factor alpha; here the mean is used, as for "sigmoid".
     Source: official; focal: arXiv 1708.02002.
     """
     weights = 1.0 if class_weights is None else tf.constant(class_weights, tf.float32)
@@ -118,11 +119,11 @@ def sigmoid_terms(
 
 
 def class_weights_of(counts: Sequence[int], class_names: Sequence[str]) -> tuple[float, ...]:
-    """Returns the weight of each class, n / (K * n_c): on average over the labels it is 1.
+    """Returns the weight of each class, n / (K * n_c); the mean over all labels is 1.
 
-    `counts`: the n_c training examples of each of the K classes; n is their sum, the number of
-    labels where an example may have several.
-    Raises: UserError naming a class without an example.
+    `counts`: the number of training examples n_c of each of the K classes; n is their sum, which
+    is the number of labels if an example may have several.
+    Raises: UserError naming a class without examples.
     """
     for name, count in zip(class_names, counts, strict=True):
         if not count:
@@ -135,10 +136,10 @@ def class_weights_of(counts: Sequence[int], class_names: Sequence[str]) -> tuple
 
 
 def _power(base, exponent: float):
-    """`base`, in [0, 1], to a power; its gradient is finite at 0, where the exponent is below 1."""
+    """Computes a power of `base` in [0, 1]; for exponents below 1, the gradient at 0 is finite."""
     return tf.pow(tf.maximum(base, _SMALLEST), exponent)
 
 
 def _shares(labels):
-    """The labels divided by their sum, so that each example's are a distribution, or all zero."""
+    """Divides labels by their sum, so that each example's are a distribution, or all zero."""
     return tf.math.divide_no_nan(labels, tf.reduce_sum(labels, axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Evaluation: every example once, whatever the batch size and the number of replicas."""
+"""Evaluation metrics over every example once, for any batch size and number of replicas."""
 
 from collections.abc import Callable
 
@@ -14,17 +14,17 @@ from efficientnetv2.training.run_log import Counter
 BEST = 5
 NAMES = ("hit_at_1", "hit_at_5", "precision_at_1", "precision_at_5", "recall_at_1", "recall_at_5")
 THRESHOLDS = 200  # Of the precision-recall curve. Source: official.
-MOST_CLASSES = 1000  # Of a confusion matrix: it has their square.
+MOST_CLASSES = 1000  # Limit for a confusion matrix, which has K * K entries.
 Watch = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def multi_label_rows(labels, logits):
-    """Of each example, what `multi_label_scores` needs the sums of.
+    """Returns per-example values whose sums are the input of `multi_label_scores`.
 
-    Shapes: float32 [B, K] of 0 and 1, float32 [B, K] -> float32 [7, B]: whether a label is the
-    best class; whether one is among the five best; labels among these; labels; whether there is
-    any; the number of the best (five, or K if that is less); 1.
-    An example with a logit that is NaN has no hit.
+    Shapes: float32 [B, K] of 0 and 1, float32 [B, K] -> float32 [7, B]: whether the top class is a
+    label; whether any of the top five is; number of labels among the top five; number of labels;
+    whether there are any; number of top classes (five, or K if that is less); 1.
+    An example with a NaN logit has no hits.
     """
     best = min(BEST, logits.shape[-1])
     present = tf.cast(labels > 0, tf.float32)
@@ -48,13 +48,13 @@ def multi_label_rows(labels, logits):
 
 
 def multi_label_scores(sums: np.ndarray) -> dict[str, float]:
-    """Returns hit, precision and recall at 1 and at 5, as shares in [0, 1], by name.
+    """Returns hit, precision and recall at 1 and at 5, as fractions in [0, 1], by name.
 
-    `sums`: [7] of `multi_label_rows` over the examples. One without labels counts in the precision
-    alone: whatever is said of it is wrong.
+    `sums`: [7], the sums of `multi_label_rows` over the examples. An example without labels counts
+    only toward precision: any prediction for it is wrong.
     Raises: UserError if no example has a label.
     Source: official (`tf.metrics.precision_at_k`, `recall_at_k`, over all examples together).
-    Deviates: there an example without labels counts as one of class 0.
+    Deviates: officially, an example without labels counts as class 0.
     """
     first, any_found, found, labels, labelled, best, examples = map(float, sums)
     if not labelled:
@@ -73,10 +73,10 @@ def multi_label_scores(sums: np.ndarray) -> dict[str, float]:
 
 
 def single_label_rows(labels, logits):
-    """Of each example: top-1 hit, top-5 hit, 1. float32 [B, K], [B, K] -> float32 [3, B]."""
+    """Returns per example: top-1 hit, top-5 hit, 1. float32 [B, K], [B, K] -> float32 [3, B]."""
     target = tf.argmax(labels, axis=-1, output_type=tf.int32)
     own = tf.gather(logits, target, batch_dims=1)[:, tf.newaxis]
-    # NaN compares false, so it counts as larger: an example without finite logits is no hit.
+    # NaN compares false, so it counts as larger: an example without finite logits is not a hit.
     # (TensorFlow rewrites ~(a <= b) as a > b, which is not the same for NaN.)
     rank = logits.shape[-1] - tf.reduce_sum(tf.cast(logits <= own, tf.int32), axis=-1)
     top1, top5 = tf.cast(rank < 1, tf.float32), tf.cast(rank < 5, tf.float32)
@@ -84,22 +84,22 @@ def single_label_rows(labels, logits):
 
 
 def predicted_classes(labels, logits):
-    """The class that each example is taken for, in agreement with the top-1 hits.
+    """Returns the predicted class of each example, consistent with the top-1 hits.
 
-    Shapes: float32 [B, K], [B, K] -> int32 [B]. A hit is taken for its own class, even where
-    another has the same logit; what is no hit, for the largest of the others, NaN counting as
-    larger than any number.
+    Shapes: float32 [B, K], [B, K] -> int32 [B]. For a hit this is the label's class, even if
+    another class has the same logit; otherwise it is the class with the largest of the other
+    logits, where NaN counts as larger than any number.
     """
     target = tf.argmax(labels, axis=-1, output_type=tf.int32)
     hit = single_label_rows(labels, logits)[0] > 0
     others = tf.where(tf.math.is_nan(logits), tf.float32.max, logits)
-    others = tf.maximum(others, tf.float32.min / 2)  # The largest of nothing but -inf is another.
+    others = tf.maximum(others, tf.float32.min / 2)  # Even -inf exceeds the masked target.
     others = tf.where(tf.one_hot(target, logits.shape[-1], True, False), tf.float32.min, others)
     return tf.where(hit, target, tf.argmax(others, axis=-1, output_type=tf.int32))
 
 
 def count_pairs(labels, logits, weight):
-    """Counts [label, class it is taken for], of examples whose weight is not 0.
+    """Counts the pairs [label, predicted class] of examples whose weight is not 0.
 
     Shapes: float32 [B, K], float32 [B, K], float32 [B] -> int64 [K, K].
     """
@@ -116,14 +116,13 @@ def make_eval_step(
     curve: keras.metrics.AUC | None = None,
     confusion: tf.Variable | None = None,
 ):
-    """Returns `eval_step(features, labels) -> (sums, logits)`; the sums are to be added up.
+    """Returns `eval_step(features, labels) -> (sums, logits)`; add up the sums over batches.
 
     `features` also holds "weight", float32 [B], 0 for rows that only pad a batch. `sums`: float32
-    [4]: the loss (no smoothing, no weight decay, no class weights, and of the focal losses the
-    plain ones), top-1 hits, top-5 hits, examples. `confusion`, int64 [K, K], gets the counts of
-    `count_pairs` added.
-    Where an image may have several labels, a `curve` is given: it is updated with the sigmoids of
-    the logits, and `sums` are the loss and those of `multi_label_rows`, [8].
+    [4]: the loss (without smoothing, weight decay, class weights or focal factors), top-1 hits,
+    top-5 hits, examples. The counts of `count_pairs` are added to `confusion`, int64 [K, K].
+    If an image may have several labels, pass a `curve`: it is updated with the sigmoids of the
+    logits, and `sums` are the loss and the sums of `multi_label_rows`, [8].
     `logits`: float32 [B, K], each replica's own rows.
     """
     loss_of = make_loss(loss_type, focal_gamma=0.0)
@@ -150,10 +149,10 @@ def make_eval_step(
 
 
 class Evaluator:
-    """Measures a model on data sets; traces its step once.
+    """Evaluates a model on data sets; its step is traced once.
 
-    `loss_type` as in `train.loss_type`; `multi_label`: whether an image may have any number of
-    labels, as `data.multiclass` says; `confusion`: whether to count what is taken for what.
+    `loss_type`: see `train.loss_type`; `multi_label`: whether an image may have any number of
+    labels, see `data.multiclass`; `confusion`: whether to compute a confusion matrix.
     """
 
     def __init__(
@@ -180,26 +179,26 @@ class Evaluator:
 
     @property
     def confusion(self) -> np.ndarray | None:
-        """Of the last evaluation: int64 [K, K], the examples of class [row] taken for [column].
+        """The confusion matrix of the last evaluation: int64 [K, K], [label, prediction].
 
-        An example counts as `predicted_classes` says, so the diagonal's sum is the
-        number of top-1 hits. None if it was not asked for, with several labels per example, or
-        for more than `MOST_CLASSES` classes.
+        Predictions are those of `predicted_classes`, so the sum of the diagonal is the number of
+        top-1 hits. None if it was not requested, with several labels per example, or for more than
+        `MOST_CLASSES` classes.
         """
         return None if self._counts is None else self._counts.read_value().numpy()
 
     def __call__(
         self, dataset: tf.data.Dataset, watch: Watch | None = None
     ) -> dict[str, float | int]:
-        """Returns loss (a mean, without smoothing), scores (shares in [0, 1]) and examples.
+        """Returns loss (mean, without smoothing), scores (fractions in [0, 1]) and example count.
 
         `dataset`: unbatched ({"image"}, {"label"}) examples, image uint8 or float [S, S, 3],
         label float32 [K]. The scores are top1 and top5, which is 1 with fewer than five classes.
-        Multi-label: those of `multi_label_scores`, and global_ap, the area under the curve of
-        precision over recall of all sigmoids together, whatever their class.
-        `watch(images, labels, logits)` gets the examples of each batch, in the order of `dataset`
-        (on several machines those of this one).
-        Raises: UserError if there is no example, or none with a label.
+        Multi-label: those of `multi_label_scores`, and global_ap, the area under the
+        precision-recall curve of the sigmoids of all classes together.
+        `watch(images, labels, logits)` is called with the examples of each batch, in the order of
+        `dataset` (with several workers, those of this one).
+        Raises: UserError if there are no examples, or none with a label.
         """
         if self.curve is not None:
             self.curve.reset_state()
@@ -251,7 +250,7 @@ def _single_label(sums: np.ndarray) -> dict[str, float]:
 
 
 def _summed_over_replicas(shape: list[int]) -> tf.Variable:
-    """Integers that each replica counts for itself, read as their sum."""
+    """Creates integers that each replica counts separately and that are read as their sum."""
     return tf.Variable(
         tf.zeros(shape, tf.int64),
         trainable=False,

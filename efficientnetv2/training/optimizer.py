@@ -1,4 +1,4 @@
-"""The optimizer: learning rates, precision, weight decay, and which weights are trained."""
+"""Optimization: learning rates, precision, weight decay and selection of trained weights."""
 
 import contextlib
 import importlib.util
@@ -30,10 +30,10 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 def learning_rate_at(config: Config, stages: Sequence[Stage], step: int) -> float:
     """Returns the learning rate of one step.
 
-    Units: steps, from 0; the base rate is for a batch of 256 and grows with the stage's batch.
-    Where stages have batches of their own, the schedule counts steps of `train.batch_size` images.
-    Source: official rule: the schedule counts from step 0, below the linear warm-up, which starts
-    at exactly 0; `exponential` falls in stairs; the floor `lr_min` does not hold in the warm-up.
+    Units: steps, from 0; the base rate is for a batch of 256 and scales with the stage's batch.
+    If stages have different batch sizes, the schedule counts steps of `train.batch_size` images.
+    Source: official rule: the schedule counts from step 0, including the linear warm-up, which
+    starts at exactly 0; `exponential` is a staircase; `lr_min` does not apply during warm-up.
     """
     train, stage, last = config.train, stage_at(stages, step), stages[-1]
     scale = stage.batch_size / 256
@@ -57,9 +57,9 @@ def learning_rate_at(config: Config, stages: Sequence[Stage], step: int) -> floa
 
 @contextlib.contextmanager
 def policy_scope(precision: str):
-    """Inside, layers are built to compute in `train.precision`.
+    """Sets the compute precision of layers built inside the context, see `train.precision`.
 
-    Weights, BatchNorm's statistics, logits and loss are float32 with any.
+    Weights, BatchNorm statistics, logits and loss are float32 at any precision.
     """
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_POLICIES[precision])
@@ -70,11 +70,11 @@ def policy_scope(precision: str):
 
 
 class LossScale:
-    """What the loss is multiplied by, so that float16 can hold its gradients.
+    """Dynamic factor of the loss that keeps gradients representable in float16.
 
-    It halves when gradients are not finite and doubles after 2000 steps in which they were.
+    It is halved when gradients are not finite and doubled after 2000 steps in which they were.
     Create it under the scope of the strategy.
-    Source: arXiv 1710.03740; start and period of Keras' LossScaleOptimizer.
+    Source: arXiv 1710.03740; initial value and period as in Keras' LossScaleOptimizer.
     """
 
     START, LEAST, MOST, PERIOD = 2.0**15, 1.0, 2.0**24, 2000
@@ -90,7 +90,7 @@ class LossScale:
         return {"loss_scale/scale": self.scale, "loss_scale/finite_steps": self.finite_steps}
 
     def update(self, finite: tf.Tensor) -> None:
-        """After a step, outside of the replicas. `finite`: bool scalar."""
+        """Updates the scale after a step, outside the replicas. `finite`: bool scalar."""
         steps = self.finite_steps + 1
         grows = steps >= self.PERIOD
         grown = tf.where(grows, tf.minimum(self.scale * 2, self.MOST), self.scale)
@@ -99,17 +99,17 @@ class LossScale:
 
 
 def effective_jit(config: Config, strategy: tf.distribute.Strategy) -> bool:
-    """Whether XLA compiles the forward and backward pass of a run's steps."""
+    """Returns whether XLA compiles the forward and backward pass of a run's steps."""
     asked = config.train.jit_compile
     return default_jit(strategy) if asked is None else asked
 
 
 def default_jit(strategy: tf.distribute.Strategy) -> bool:
-    """What `train.jit_compile` null means: XLA on one GPU.
+    """Returns the value used for `train.jit_compile` null: XLA on one GPU.
 
-    Not on a CPU, where compiling takes longer; not over several replicas, whose BatchNorm cannot
-    be compiled; not on a TPU, which compiles by itself. That it is faster on a GPU is what others
-    measured, not we.
+    Not on a CPU, where compilation takes longer; not with several replicas, whose BatchNorm cannot
+    be compiled; not on a TPU, which always compiles. The speedup on GPUs was measured by others,
+    not by this project.
     """
     return strategy.num_replicas_in_sync == 1 and bool(tf.config.list_logical_devices("GPU"))
 
@@ -118,14 +118,14 @@ def default_jit(strategy: tf.distribute.Strategy) -> bool:
 class OfficialRMSprop(keras.optimizers.RMSprop):
     """RMSProp whose mean of squares starts at one, not at zero as in Keras.
 
-    Starting at one keeps the first updates small; starting at zero makes them up to
-    1 / sqrt(1 - rho) of the learning rate each, whatever the gradient.
+    Starting at one keeps the first updates small; starting at zero makes each of them up to
+    1 / sqrt(1 - rho) times the learning rate, regardless of the gradient.
 
     Source: official (TF1) RMSProp: decay 0.9, momentum 0.9, epsilon 0.001 inside the root.
     """
 
     def __init__(self, learning_rate=0.016, rho=0.9, momentum=0.9, epsilon=1e-3, **kwargs):
-        # Keras 3 would number the names, and a checkpoint's keys with them.
+        # Keras 3 would number default names, and with them the keys of a checkpoint.
         kwargs.setdefault("name", "official_rm_sprop")
         super().__init__(learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, **kwargs)
 
@@ -138,11 +138,11 @@ class OfficialRMSprop(keras.optimizers.RMSprop):
                 variable.assign(tf.ones_like(variable))
 
     def update_step(self, gradient, variable, *learning_rate):
-        """One kernel for the whole update of a weight, which is the official one's.
+        """Updates a weight with a single kernel, the one that the official code uses.
 
-        Keras 2 finds the learning rate itself, Keras 3 passes it.
+        Keras 3 passes the learning rate, Keras 2 does not.
         """
-        if not self._momentums:  # A momentum of 0 has no slots.
+        if not self._momentums:  # With a momentum of 0 there are no slots.
             return super().update_step(gradient, variable, *learning_rate)
         index = slot_index(self, variable)
         tensors = {
@@ -162,14 +162,14 @@ class OfficialRMSprop(keras.optimizers.RMSprop):
 
 
 class _Made(NamedTuple):
-    """How an optimizer is made: from the first of these libraries that has it."""
+    """Definition of an optimizer, created from the first of these libraries that has it."""
 
     in_keras: str | None  # The class in keras.optimizers.
     in_addons: str | None = None  # The class in tensorflow_addons.optimizers.
     settings: dict = {}  # "momentum" stands for `train.momentum`.
 
 
-# What decays weights does so here, by `train.decoupled_weight_decay`, not in the optimizer.
+# Weight decay is applied in this module, see `train.decoupled_weight_decay`, not by the optimizer.
 _OPTIMIZERS = {
     "sgd": _Made("SGD"),
     "momentum": _Made("SGD", settings={"momentum": "momentum"}),
@@ -193,11 +193,11 @@ OPTIMIZERS = ("rmsprop", *_OPTIMIZERS)
 
 
 def make_optimizer(name: str, momentum: float) -> keras.optimizers.Optimizer:
-    """Returns a new optimizer; all but momenta are the defaults of the library that has it.
+    """Returns a new optimizer with the default settings of its library, except for momentum.
 
-    `momentum`: of rmsprop, momentum and nesterov.
+    `momentum`: used by rmsprop, momentum and nesterov.
     Raises: UserError for an unknown name, or one that the installed stack lacks.
-    Source: official names rmsprop, momentum, sgd and adam; the others are of Keras and of
+    Source: official names rmsprop, momentum, sgd and adam; the others are from Keras and
     tensorflow-addons.
     """
     if name not in OPTIMIZERS:
@@ -206,7 +206,7 @@ def make_optimizer(name: str, momentum: float) -> keras.optimizers.Optimizer:
         return OfficialRMSprop(momentum=momentum)
     made = _OPTIMIZERS[name]
     settings = {k: momentum if v == "momentum" else v for k, v in made.settings.items()}
-    # Keras 3 would number the names, and a checkpoint's keys with them.
+    # Keras 3 would number default names, and with them the keys of a checkpoint.
     return _class_of(name, made)(learning_rate=0.0, name=name, **settings)
 
 
@@ -231,7 +231,7 @@ def _class_of(name: str, made: _Made):
 
 
 class _Group(NamedTuple):
-    """Weights that learn at one rate, with an optimizer of their own."""
+    """Weights that share a learning rate and an optimizer."""
 
     optimizer: keras.optimizers.Optimizer
     weights: list
@@ -240,19 +240,19 @@ class _Group(NamedTuple):
 
 
 class Optimization:
-    """What moves the weights of a run, with its state; freezes what the config says.
+    """The optimizers of a run and their state; freezes the weights that the config specifies.
 
     Create it under the scope of the strategy, after loading weights and before `WeightAverage`.
-    Weights of one learning rate share an optimizer: with `train.layer_lr_decay` d those of depth k
-    (see `head_depths`) learn at d**k of the rate, exactly, whatever the optimizer; with
-    `train.head_warmup_epoch` the classifier has its own, so that the state of the others starts
-    when they do.
+    Weights with the same learning rate share an optimizer: with `train.layer_lr_decay` d, those at
+    depth k (see `head_depths`) are trained at exactly d**k times the rate, with any optimizer; with
+    `train.head_warmup_epoch` the classifier has its own optimizer, so that the state of the others
+    starts when their weights are first trained.
     Raises: UserError for an unknown optimizer, or settings that leave nothing to train.
     """
 
     def __init__(self, config: Config, model: keras.Model):
         train = self.train = config.train
-        # All of them, as officially, whether they learn or not.
+        # All of them, trained or not, as in the official code.
         self.decayed = decayed_weights(model, train.weight_decay_exclude)
         self.decoupled = train.decoupled_weight_decay or train.optimizer == "adamw"
         self.groups = _make_groups(config, model, trained_weights(model, config))
@@ -265,49 +265,49 @@ class Optimization:
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer, of the first weights if there are several."""
+        """The optimizer, or that of the first weights if there are several."""
         return self.groups[0].optimizer
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
-        """All of the state, by a key that is the same in every process."""
+        """All state variables, by keys that are the same in every process."""
         found = {}
         for number, group in enumerate(self.groups):
             prefix = f"group_{number}/" if len(self.groups) > 1 else ""
             for i, variable in enumerate(optimizer_variables(group.optimizer)):
-                # A name that Keras has numbered is another in another process.
+                # Names numbered by Keras differ between processes.
                 path = re.sub(r"^variable_\d+$", "variable", var_path(variable))
                 found[f"{prefix}{i}/{path}"] = tf_variable(variable)
         return found | (self.loss_scale.variables if self.loss_scale else {})
 
     def weights(self, head_only: bool = False) -> list:
-        """The weights that learn, in the order of the gradients that `apply` takes."""
+        """Returns the trained weights, in the order of the gradients that `apply` takes."""
         return [w for group in self._groups(head_only) for w in group.weights]
 
     def set_learning_rate(self, rate: tf.Tensor) -> None:
-        """Sets the rate of the next step. float32 scalar; outside of the replicas."""
+        """Sets the rate of the next step, a float32 scalar; call it outside the replicas."""
         for group in self.groups:
             own = rate if group.rate_factor == 1 else rate * group.rate_factor
             tf_variable(group.optimizer.learning_rate).assign(own)
 
     def weight_decay_at(self, step: tf.Tensor, total_steps: int):
-        """Source: official wd * (1 + weight_decay_inc * step / total_steps)."""
+        """Returns the decay. Source: official wd * (1 + weight_decay_inc * step / total_steps)."""
         if not self.train.weight_decay_inc:
             return self.train.weight_decay
         done = tf.cast(step, tf.float32) / total_steps
         return self.train.weight_decay * (1.0 + self.train.weight_decay_inc * done)
 
     def penalty(self, weight_decay) -> tf.Tensor | None:
-        """The part of weight decay that is in the loss: float32 scalar; None: no part is."""
+        """Returns the weight decay term of the loss, a float32 scalar, or None if it has none."""
         if self.decoupled or not self.train.weight_decay or not self.decayed:
             return None
         return weight_decay * tf.add_n([tf.nn.l2_loss(tf_variable(w)) for w in self.decayed])
 
     def apply(self, gradients: list, weight_decay, head_only: bool = False) -> None:
-        """In a replica: updates the weights by gradients that are summed over the replicas.
+        """Updates the weights with gradients summed over the replicas; call it in a replica.
 
-        Decoupled, a weight first loses learning rate * `weight_decay` of itself, which is AdamW's
-        rule; its gradient is of before. Source: arXiv 1711.05101.
+        With decoupled weight decay, a weight w is first reduced by learning rate * `weight_decay`
+        * w, as in AdamW; its gradient was computed before that. Source: arXiv 1711.05101.
         """
         done = 0
         for group in self._groups(head_only):
@@ -341,7 +341,7 @@ def _make_groups(config: Config, model: keras.Model, weights: list) -> list[_Gro
 
 
 def _shrink(weights: list[tf.Variable], share: tf.Tensor) -> None:
-    """In a replica: takes a share of each weight away."""
+    """Reduces each weight by the fraction `share` of itself; call it in a replica."""
 
     def update(strategy, share):
         for weight in weights:
@@ -353,17 +353,18 @@ def _shrink(weights: list[tf.Variable], share: tf.Tensor) -> None:
 
 
 def head_warmup_steps(config: Config) -> float:
-    """The number of steps at the start in which the classifier alone learns."""
+    """Returns the number of initial steps in which only the classifier is trained."""
     epochs, images = config.train.head_warmup_epoch, config.data.splits.train.num_images
     return epochs * images / config.train.batch_size if epochs else 0
 
 
 def trained_weights(model: keras.Model, config: Config) -> list:
-    """Returns the weights that learn; freezes BatchNorm if the config says so.
+    """Returns the weights to train; freezes BatchNorm if the config requires it.
 
-    Frozen BatchNorm uses its statistics and does not move them; its gamma and beta are frozen too.
+    Frozen BatchNorm uses its moving statistics without updating them; its gamma and beta are
+    frozen, too.
     Raises: UserError if a pattern matches no weight, or nothing is left to train.
-    Source: official `train.varsexp`, found anywhere in a path.
+    Source: official `train.varsexp`, matched anywhere in a path.
     """
     weights = _not_frozen(list(model.trainable_weights), config)
     if config.freezes_batch_norm:
@@ -379,7 +380,7 @@ def trained_weights(model: keras.Model, config: Config) -> list:
 
 
 def _not_frozen(weights: list, config: Config) -> list:
-    """The weights that `train.varsexp` and `train.freeze` leave."""
+    """Returns the weights that `train.varsexp` and `train.freeze` leave to train."""
     train, every, last = config.train, weights, var_path(weights[-1])
     for key, pattern, keep in (("varsexp", train.varsexp, True), ("freeze", train.freeze, False)):
         if pattern is None:
@@ -393,27 +394,27 @@ def _not_frozen(weights: list, config: Config) -> list:
 
 
 def decayed_weights(model: keras.Model, exclude: str) -> list:
-    """The weights under weight decay: those whose path does not match `exclude`.
+    """Returns the weights subject to weight decay, whose path does not match `exclude`.
 
-    Source: official; by default kernels, neither biases nor what normalisation has.
+    Source: official; by default kernels, neither biases nor normalization weights.
     """
     return [w for w in model.trainable_weights if not re.search(exclude, var_path(w))]
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
-    """The BatchNorm layers of a model, those inside blocks and nested models too."""
+    """Returns the BatchNorm layers of a model, including those in blocks and nested models."""
     return [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
 
 
 def statistics(model: keras.Model) -> list[tf.Variable]:
-    """The moving statistics of BatchNorm."""
+    """Returns the moving statistics of the BatchNorm layers."""
     layers = batch_norms(model)
     return [tf_variable(w) for x in layers for w in (x.moving_mean, x.moving_variance)]
 
 
 @contextlib.contextmanager
 def batch_norm_frozen(model: keras.Model, frozen: bool = True):
-    """Inside, BatchNorm is traced as in inference: its statistics are used and do not move."""
+    """Traces BatchNorm as in inference: the moving statistics are used and not updated."""
     layers = [layer for layer in batch_norms(model) if layer.trainable] if frozen else []
     try:
         for layer in layers:
@@ -425,13 +426,13 @@ def batch_norm_frozen(model: keras.Model, frozen: bool = True):
 
 
 def head_depths(model: keras.Model) -> dict[str, int]:
-    """Returns {path of a weight: how many layers are between it and the output}.
+    """Returns {path of a weight: number of layers between it and the output}.
 
-    Counted are blocks, the stem and the head's convolution, each with its normalisation: the
+    Each block, the stem and the head's convolution count as one layer with their normalization: the
     classifier has depth 0, the head's convolution 1, the last block 2, the stem the largest.
-    In an architecture of Keras each layer with weights counts, normalisation by itself.
+    In a Keras architecture each layer with weights counts separately, including normalization.
     """
-    units = []  # Of the weights of a layer, in the order of the layers.
+    units = []  # (layer name, weights), in the order of the layers.
     for layer in model.layers:
         inner = layer.layers if isinstance(layer, keras.Model) else [layer]
         for part in (x for x in inner if x.weights):

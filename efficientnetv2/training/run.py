@@ -1,4 +1,4 @@
-"""The library call of a run: `train` trains or resumes, evaluates and returns the last scores."""
+"""The `train` call: trains or resumes a run, evaluates it and returns the last scores."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -34,18 +34,19 @@ def train(
     allow_changes: bool = False,
     verbose: bool = False,
 ) -> dict[str, float | int]:
-    """Trains the run in `model_dir` to its end, from the first step or from its last checkpoint.
+    """Trains the run in `model_dir` to completion, from the start or from its last checkpoint.
 
-    The same call, or the same command line, resumes a run that was stopped or killed, with the same
-    bits. `--mode=traineval` is this call, `--mode=train` with `evaluate=False`.
+    The same call, or the same command line, resumes a run that was stopped or killed, with
+    bit-identical results. `--mode=traineval` makes this call, `--mode=train` makes it with
+    `evaluate=False`.
 
     Args:
         config: from `get_config`.
         model_dir: directory of the run: checkpoints, config.yaml, labels.txt, metrics.jsonl,
             tensorboard/.
-        weights: starts from these: a name of published weights ("imagenet", ...), another run, or a
-            weights file; the defaults of fine-tuning then apply. As `train.ft_init_ckpt`.
-        evaluate: evaluate every `eval.every_epochs` on the split `minival`, at the end on `eval`.
+        weights: starting weights: the name of published weights ("imagenet", ...), another run, or
+            a weights file; fine-tuning defaults then apply. Same as `train.ft_init_ckpt`.
+        evaluate: evaluate every `eval.every_epochs` on the `minival` split, at the end on `eval`.
         callbacks: see `Callback`.
         strategy: "auto", "one", "mirrored", "multiworker" (with TF_CONFIG), "tpu", or a
             `tf.distribute.Strategy`; call this before any other TensorFlow operation for a TPU.
@@ -54,13 +55,13 @@ def train(
         verbose: print stages, settings and progress as the command line does.
 
     Returns:
-        "step", then the scores of the split `eval` of the averaged weights: "loss", "top1", "top5"
-        (shares in [0, 1]), "examples"; without an evaluation, the last record of metrics.jsonl.
+        "step", then the scores of the averaged weights on the `eval` split: "loss", "top1", "top5"
+        (fractions in [0, 1]), "examples"; without an evaluation, the last record of metrics.jsonl.
         "skipped_SPLIT" counts unreadable examples, with `data.on_error=skip`.
 
     Raises:
-        UserError: one line, for bad settings or data, a NaN loss, a disk that is full.
-        TrainingStopped: after SIGTERM or Ctrl-C, once all is saved; the same call resumes.
+        UserError: a one-line message, for invalid settings or data, a NaN loss or a full disk.
+        TrainingStopped: after SIGTERM or Ctrl-C, once all is saved; the same call resumes the run.
 
     Example:
         config = effnet.get_config("efficientnetv2-s", "folder", data_dir="photos")
@@ -82,7 +83,7 @@ def plan(config: Config, *, evaluate: bool = True) -> list[Stage]:
     Each stage has its `epochs`, `steps`, `image_size` in pixels, `batch_size`, `ram` (magnitude),
     `mixup_alpha` and `dropout_rate`; `hparams.stage_table(stages)` prints them.
 
-    Raises: UserError as `train`.
+    Raises: UserError as `train` does.
 
     Example:
         print(effnet.stage_table(effnet.plan(config)))
@@ -93,7 +94,7 @@ def plan(config: Config, *, evaluate: bool = True) -> list[Stage]:
 
 
 def _train(config, model_dir, evaluate, callbacks, workers: Workers, allow_changes) -> dict:
-    """One worker's part of a run."""
+    """Trains this worker's part of a run."""
     config, start = _with_starting_weights(config)
     config, sources = _with_data(config, evaluate)
     stages = hparams.make_stages(config)
@@ -114,7 +115,7 @@ def _train(config, model_dir, evaluate, callbacks, workers: Workers, allow_chang
         callbacks=callbacks,
         describe_batch=lambda stage, step: datasets.names_of_batch(source, stage, step),
     )
-    if workers.is_chief:  # Not before: settings that no network has must leave no run behind.
+    if workers.is_chief:  # Not earlier: settings that no network supports must not start a run.
         run_dir.start_run(*run)
         save_environment(model_dir)
         for callback in callbacks:
@@ -140,7 +141,7 @@ def _train(config, model_dir, evaluate, callbacks, workers: Workers, allow_chang
 
 
 def _with_starting_weights(config: Config) -> tuple[Config, StartingWeights | None]:
-    """Opens what `train.ft_init_ckpt` names; the config has the settings that it implies."""
+    """Opens `train.ft_init_ckpt`; the returned config has the settings that it implies."""
     if config.train.ft_init_ckpt is None:
         return config, None
     name = config.model.model_name
@@ -149,7 +150,7 @@ def _with_starting_weights(config: Config) -> tuple[Config, StartingWeights | No
 
 
 def _with_data(config: Config, evaluate: bool) -> tuple[Config, dict]:
-    """Opens the splits that a run reads; the config has the numbers of images and classes."""
+    """Opens the splits of a run; the returned config has the numbers of images and classes."""
     splits = ["train", "minival", "eval"] if evaluate else ["train"]
     if not config.eval.at_end:
         splits = [split for split in splits if split != "eval"]
@@ -158,7 +159,7 @@ def _with_data(config: Config, evaluate: bool) -> tuple[Config, dict]:
 
 
 def _effective_settings(config: Config, strategy, evaluate: bool) -> Iterator[str]:
-    """Lines on the effective values of settings that the config leaves open."""
+    """Yields lines with the effective values of settings that the config leaves open."""
     replicas = strategy.num_replicas_in_sync
     settings = [
         f"{replicas} replicas" if replicas > 1 else "1 device",
@@ -174,9 +175,9 @@ def _effective_settings(config: Config, strategy, evaluate: bool) -> Iterator[st
 
 
 def _class_weights(config: Config, source) -> tuple[float, ...] | None:
-    """The weights of the classes, of `data.class_balance=loss`.
+    """Returns the class weights for `data.class_balance=loss`, else None.
 
-    Raises: UserError if the source does not know how many examples each class has, or has none.
+    Raises: UserError if the source does not state the number of examples per class, or one is 0.
     """
     if config.data.class_balance != "loss":
         return None

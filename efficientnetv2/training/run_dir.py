@@ -24,9 +24,9 @@ _MAY_DIFFER = (  # They do not change what is trained.
     "eval.at_end",
     "data.data_dir",
     "data.splits.eval.",
-    "train.on_nan",  # What is to happen is often decided when it has.
+    "train.on_nan",  # Often changed only after a NaN has occurred.
 )
-_MAY_DIFFER_UNSELECTED = (  # Nor do these, unless evaluations choose what is kept, or the end.
+_MAY_DIFFER_UNSELECTED = (  # Nor do these, unless evaluations select weights or end the run.
     "eval.every_epochs",
     "data.splits.minival.",
 )
@@ -35,10 +35,10 @@ _MAY_DIFFER_UNSELECTED = (  # Nor do these, unless evaluations choose what is ke
 def check_run(
     model_dir: str, config: Config, class_names: tuple[str, ...], allow_changes: bool = False
 ) -> None:
-    """Makes `model_dir`; if it holds a run, checks that it is the one of these settings.
+    """Creates `model_dir`; if it holds a run, checks that its settings match these.
 
     Raises: UserError naming the keys and values, the architecture or the classes that differ from
-    the run to resume, or if `model_dir` cannot be made. `allow_changes` lets keys differ.
+    the run to resume, or if `model_dir` cannot be created. `allow_changes` lets keys differ.
     """
     _make(model_dir)
     path = os.path.join(model_dir, CONFIG_FILE)
@@ -66,25 +66,25 @@ def check_run(
 
 
 def start_run(model_dir: str, config: Config, class_names: tuple[str, ...]) -> None:
-    """Writes config, class names and a JSON architecture, after `check_run`.
+    """Writes config, class names and a JSON architecture; call it after `check_run`.
 
-    A config that differs in what is trained stays beside the new one, as `config.STEP.yaml`: it
-    held up to that step.
+    If what is trained has changed, the previous config is kept next to the new one as
+    `config.STEP.yaml`, where STEP is the step up to which it applied.
     """
     _make(model_dir)
     path = os.path.join(model_dir, CONFIG_FILE)
     if os.path.exists(path) and _changes(saved := load_config(path), config):
-        from efficientnetv2.training.checkpoint import CheckpointFiles  # TensorFlow's.
+        from efficientnetv2.training.checkpoint import CheckpointFiles  # Imports TensorFlow.
 
         step = max(CheckpointFiles(model_dir, keep=1).numbers(), default=0)
         kept = os.path.join(model_dir, f"config.{step}.yaml")
-        if not os.path.exists(kept):  # Else nothing was trained with the saved one.
+        if not os.path.exists(kept):  # Otherwise nothing was trained with the saved one.
             save_config(saved, kept)
     if is_spec_file(config.model.model_name):
         save_spec(load_spec(config.model.model_name), os.path.join(model_dir, SPEC_FILE))
     labels = os.path.join(model_dir, LABELS_FILE)
     atomic_write(labels, "".join(f"{name}\n" for name in class_names))
-    # Last: where there is a config, there is all of it.
+    # Last: if the config exists, so do the other files.
     save_config(config, path)
 
 
@@ -93,7 +93,7 @@ def _make(model_dir: str) -> None:
 
 
 def _changes(saved: Config, config: Config) -> list[str]:
-    """The keys that differ and change what is trained, or what is kept of it."""
+    """Returns the differing keys that change what is trained, or which weights are kept."""
     free = _MAY_DIFFER
     if saved.eval.best_metric is None and config.eval.best_metric is None:
         free += _MAY_DIFFER_UNSELECTED
@@ -105,9 +105,9 @@ def _text(value) -> str:
 
 
 def open_run(model_dir: str) -> tuple[Config, tuple[str, ...]]:
-    """Returns config and class names of a run; of a JSON architecture, the run's own copy.
+    """Returns config and class names of a run; a JSON architecture is the run's own copy.
 
-    Raises: UserError if `model_dir` holds none.
+    Raises: UserError if `model_dir` holds no run.
     """
     config = _saved_config(model_dir)
     if is_spec_file(config.model.model_name):
@@ -122,7 +122,7 @@ def open_run(model_dir: str) -> tuple[Config, tuple[str, ...]]:
 
 
 def model_name(model_dir: str) -> str:
-    """Returns the model as the run was started with. Raises: UserError as `open_run`."""
+    """Returns the model name the run was started with. Raises: UserError as `open_run` does."""
     return _saved_config(model_dir).model.model_name
 
 
@@ -134,7 +134,7 @@ def _saved_config(model_dir: str) -> Config:
 
 
 def _check_spec(model_dir: str, path: str) -> None:
-    """Raises: UserError if an architecture is not the one that the run was started with."""
+    """Checks that the architecture is that of the run. Raises: UserError if it is not."""
     copy = os.path.join(model_dir, SPEC_FILE)
     if load_spec(copy) != load_spec(path):
         raise UserError(

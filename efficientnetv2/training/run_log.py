@@ -14,8 +14,8 @@ from efficientnetv2.common.text import duration
 from efficientnetv2.hparams import Stage
 from efficientnetv2.training.checkpoint import writing
 
-SECONDS_BETWEEN_LINES = 10.0  # Where the output is no terminal.
-_SHOWN = {  # Of the scores of an evaluation, on the screen.
+SECONDS_BETWEEN_LINES = 10.0  # If the output is not a terminal.
+_SHOWN = {  # Evaluation scores that are printed, with their labels.
     "top1": "top-1",
     "top5": "top-5",
     "hit_at_1": "hit@1",
@@ -25,13 +25,13 @@ _SHOWN = {  # Of the scores of an evaluation, on the screen.
 
 
 def scores_line(scores: dict) -> str:
-    """Returns the loss and the chief scores of an evaluation as text."""
+    """Returns the loss and the main scores of an evaluation as text."""
     shown = [f"{name} {scores[key]:.4f}" for key, name in _SHOWN.items() if key in scores]
     return "  ".join([f"loss {scores['loss']:.3f}", *shown])
 
 
 class RunLog:
-    """Records of a run in `model_dir`. `count`: how many of them count."""
+    """Records of a run in `model_dir`. `count`: number of valid records."""
 
     def __init__(self, model_dir: str):
         with writing(model_dir):
@@ -42,7 +42,7 @@ class RunLog:
         self._writers = {}
 
     def record(self, kind: str, step: int, stage: int, values: dict) -> None:
-        """Appends {"kind", "step", "stage", …} and the values as TensorBoard scalars.
+        """Appends {"kind", "step", "stage", …} and writes the values as TensorBoard scalars.
 
         Raises: UserError if it cannot be written.
         """
@@ -54,9 +54,9 @@ class RunLog:
             self._write_scalars(kind, step, values)
 
     def keep(self, count: int) -> None:
-        """Drops what lies after the first `count` records: it is of a run that did not get on.
+        """Drops all but the first `count` records: the steps after them will be repeated.
 
-        So is a last line that is no whole record. Raises: UserError if another is none.
+        An incomplete last line is dropped, too. Raises: UserError if another line is invalid.
         """
         records, good = self._read()
         self.count = min(count, len(good))
@@ -69,7 +69,7 @@ class RunLog:
         return next((record for record in records if record["kind"] == kind), {})
 
     def _read(self) -> tuple[list[str], list[str]]:
-        """Returns the lines of the file, and those of them that are records."""
+        """Returns the lines of the file, and those of them that are valid records."""
         if not os.path.exists(self.path):
             return [], []
         with open(self.path, encoding="utf-8", errors="replace") as file:
@@ -99,14 +99,14 @@ def _is_record(line: str) -> bool:
 
 
 class Counter:
-    """A line that counts long work on a terminal, and is gone when it is done."""
+    """A terminal line that counts the progress of a long task and is removed at its end."""
 
     def __init__(self, what: str, stream=None):
         self.what, self.stream, self.count = what, stream or sys.stdout, 0
         self._shown = time.monotonic()
 
     def add(self, number: int) -> None:
-        """Counts, and shows the count now and then."""
+        """Increases the count and shows it at most every 0.5 seconds."""
         self.count += number
         if self.stream.isatty() and time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
@@ -122,7 +122,7 @@ class Counter:
 class Progress:
     """The progress line: stage, image size, images/s, loss, accuracy, time left.
 
-    The time left grows with the pixels still to come: a step costs what its images measure.
+    The time left assumes that the cost of a step is proportional to its number of pixels.
     """
 
     def __init__(self, stages: Sequence[Stage], stream=None):
@@ -132,13 +132,13 @@ class Progress:
         self._terminal = self.stream.isatty()
 
     def start_window(self) -> None:
-        """Starts measuring speed anew, after anything that was not training."""
+        """Restarts the speed measurement; call it after any work other than training."""
         self._window_start = time.monotonic()
 
     def update(
         self, stage: Stage, step: int, images: int, loss: float, accuracy: float
     ) -> float | None:
-        """Shows the line; returns the images/s of the `images` since `start_window`."""
+        """Prints the line; returns the images/s of the `images` since `start_window`."""
         if not images:
             return None
         now = time.monotonic()
@@ -156,12 +156,12 @@ class Progress:
         return round(speed, 1)
 
     def message(self, text: str) -> None:
-        """Prints a line of its own, above the progress line."""
+        """Prints a separate line above the progress line."""
         self.stream.write(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
         self.stream.flush()
 
     def _left(self, stage: Stage, step: int, speed: float) -> str:
-        images, stage = 0.0, self.stages[stage.index]  # Of its size; of variants, a mixture.
+        images, stage = 0.0, self.stages[stage.index]  # Of the stage's size; variants mix sizes.
         for other in self.stages[stage.index :]:
             steps = other.end_step - max(other.first_step, step)
             images += steps * other.batch_size * (other.image_size / stage.image_size) ** 2

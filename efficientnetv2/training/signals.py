@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from efficientnetv2.common.errors import UserError
 
-EXIT_STOPPED = 75  # Exit status of a run that was asked to stop, and saved: EX_TEMPFAIL.
-MOST_NAMES = 8  # In one line.
+EXIT_STOPPED = 75  # Exit status of a run that was stopped by a signal and saved: EX_TEMPFAIL.
+MOST_NAMES = 8  # Names of examples in an error message.
 
 
 class TrainingStopped(Exception):
-    """The run was asked to stop and has saved; the same command resumes it."""
+    """Raised when a run was asked to stop and has saved; the same command resumes it."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}")
@@ -21,11 +21,11 @@ class TrainingStopped(Exception):
 
 
 class StopRequested(Exception):
-    """A signal came where work can be broken off."""
+    """Raised when a stop signal arrives during work that can be interrupted."""
 
 
 class NotFinite(Exception):
-    """The loss or the norm of the gradient is NaN or infinite, at a step."""
+    """Raised when the loss or the gradient norm of a step is NaN or infinite."""
 
     def __init__(self, step: int, loss: float, gradient_norm: float):
         super().__init__(f"the loss is {loss}, the gradient's norm {gradient_norm}")
@@ -33,9 +33,9 @@ class NotFinite(Exception):
 
 
 class StopSignals:
-    """Inside, SIGTERM and the first SIGINT only ask to stop; the second SIGINT interrupts.
+    """Context in which SIGTERM and the first SIGINT request a stop; the second SIGINT interrupts.
 
-    In a thread that is not the main one it does nothing: Python delivers signals there only.
+    Outside the main thread, the only one to which Python delivers signals, it does nothing.
     """
 
     def __init__(self):
@@ -56,7 +56,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def breaking_off(self) -> Iterator[None]:
-        """Inside, a request to stop raises StopRequested at once."""
+        """Makes a stop request raise StopRequested immediately inside the context."""
         self._breaks_off = True
         try:
             if self.requested:
@@ -72,7 +72,7 @@ class StopSignals:
         if first:
             again = "; once more: at once" if number == signal.SIGINT else ""
             text = f"\n{signal.Signals(number).name}: saving after this step{again}\n"
-            os.write(2, text.encode())  # A print that is under way must not be entered again.
+            os.write(2, text.encode())  # Not `print`, which the signal may have interrupted.
         if self._breaks_off:
             self._breaks_off = False
             raise StopRequested
@@ -81,10 +81,10 @@ class StopSignals:
 def not_finite_error(
     error: NotFinite, rate: float, examples: Sequence[str], checkpoint: str | None, advice: str
 ) -> UserError:
-    """Returns what to tell of a step that is not finite.
+    """Returns the error that reports a step with a non-finite loss or gradient norm.
 
-    `rate`: its learning rate; `examples`: names of its batch, if they are known; `checkpoint`: the
-    path of the last good one.
+    `rate`: learning rate of the step; `examples`: names of the examples in its batch, if known;
+    `checkpoint`: path of the last good checkpoint.
     """
     shown = ", ".join(examples[:MOST_NAMES])
     if len(examples) > MOST_NAMES:

@@ -14,7 +14,7 @@ from efficientnetv2.weights.load import assign, read_weights
 from efficientnetv2.weights.resolve import open_weights
 from efficientnetv2.weights.stored import Stored
 
-# Of a run, what its network and its preprocessing were.
+# Settings of a run that define its network and preprocessing.
 _OF_A_RUN = (
     "model.width_coefficient",
     "model.depth_coefficient",
@@ -34,18 +34,18 @@ _OF_A_RUN = (
 
 @dataclasses.dataclass(frozen=True)
 class StartingWeights:
-    """Weights that were read. `settings`: what they bring, as keys of a config.
+    """Weights to start a run from. `settings`: the config settings that they imply.
 
-    Calling it puts them into a model; a classifier for another number of classes stays random.
+    Calling it loads them into a model; a classifier for another number of classes stays random.
     """
 
     model_name: str
     settings: dict
-    stored: Stored | None = None  # None: for an architecture of Keras, which its library reads.
+    stored: Stored | None = None  # None for a Keras architecture, whose weights Keras reads.
     path: str = ""
 
     def __call__(self, model: keras.Model) -> str:
-        """Loads the weights into `model`; returns in words what was loaded.
+        """Loads the weights into `model`; returns a description of what was loaded.
 
         Raises: UserError if they do not fit.
         """
@@ -62,7 +62,7 @@ class StartingWeights:
 
 
 def open_starting_weights(model_name: str, path: str, use_ema: bool = True) -> StartingWeights:
-    """Reads `train.ft_init_ckpt`: published weights by name, a run, or any file that loads.
+    """Reads `train.ft_init_ckpt`: published weights by name, a run, or any supported file.
 
     Raises: UserError if it cannot be read, or is a run of another network.
     """
@@ -92,7 +92,7 @@ def _of_run(model_name: str, path: str, use_ema: bool) -> StartingWeights:
 
 
 def _classifier_kernel(stored: Stored, model: keras.Model) -> tuple[int, ...] | None:
-    """The shape of the stored classifier's kernel in our layout, None if there is none."""
+    """Returns the stored classifier kernel's shape in this project's layout, None if absent."""
     path = "classifier/kernel"
     name = stored.names(model).get(path)
     if name not in stored.arrays:
@@ -107,7 +107,7 @@ def _classifier_text(loaded: bool, classes: int) -> str:
 
 
 def _load_by_library(model: keras.Model, model_name: str, path: str) -> str:
-    """Weights of an architecture of Keras: its library builds it with them, and they are copied."""
+    """Copies the weights of a Keras architecture from a model that Keras builds with them."""
     donor = build_keras_model(
         model_name,
         num_classes=model.output_shape[-1],

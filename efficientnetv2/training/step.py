@@ -27,11 +27,11 @@ from efficientnetv2.training.optimizer import (
 
 
 class StepNoise:
-    """A `NoiseSource` for one step of one replica, or one part of its examples.
+    """A `NoiseSource` for one step of one replica, or one micro-batch of its examples.
 
     A replica draws the noise of the whole global batch and takes its rows, so N replicas drop what
-    one replica would; masks are small beside activations. Noise is float32 with any precision, so
-    rates are exact.
+    one replica would; masks are small compared with activations. Noise is float32 at any precision,
+    so rates are exact.
     """
 
     def __init__(self, seed: int, step: tf.Tensor, first_row: tf.Tensor, global_batch: int):
@@ -39,12 +39,12 @@ class StepNoise:
         self.first_row, self.global_batch = first_row, global_batch
 
     def drop(self, x, rate: float, name: str):
-        """Zeroes parts of `x`, as `efficientnetv2.network.layers.NoiseSource` says."""
+        """Zeroes parts of `x`, see `efficientnetv2.network.layers.NoiseSource`."""
         per_row = [1] * (x.shape.rank - 1) if x.shape.rank == 4 else x.shape[1:].as_list()
         return _dropped(x, rate, self._uniform(name, per_row, tf.shape(x)[0]))
 
     def drawn(self, model: keras.Model, rows: int) -> dict[str, tf.Tensor]:
-        """The noise of all layers of `model` for `DrawnNoise`, float32 [rows, ...] by name."""
+        """Returns the noise of all layers for `DrawnNoise`, float32 [rows, ...] by layer name."""
         shapes = {}
         for layer in all_layers(model):
             if isinstance(layer, StochasticDepth) and layer.rate:
@@ -61,13 +61,13 @@ class StepNoise:
 
 
 class DrawnNoise:
-    """A `NoiseSource` of noise that was drawn before: XLA would draw other numbers."""
+    """A `NoiseSource` with noise drawn in advance, since XLA would draw different numbers."""
 
     def __init__(self, numbers: dict[str, tf.Tensor]):
         self.numbers = numbers
 
     def drop(self, x, rate: float, name: str):
-        """Zeroes parts of `x`, as `efficientnetv2.network.layers.NoiseSource` says."""
+        """Zeroes parts of `x`, see `efficientnetv2.network.layers.NoiseSource`."""
         return _dropped(x, rate, self.numbers[name])
 
 
@@ -88,12 +88,13 @@ def make_gradients(
 ):
     """Returns `gradients_of(images, labels, step) -> (loss, correct, gradients)` of one replica.
 
-    Shapes: uint8 [B / replicas, S, S, 3], float32 [B / replicas, K], int64 scalar. `loss` and
-    `gradients`, of `optimization.weights(head_only)`, are the replica's share: the sums over the
-    replicas are those of the global batch.
-    With `train.accumulate_steps` the examples go through in so many parts, one after the other,
-    each of which BatchNorm normalises by itself. With `train.jit_compile` XLA compiles a part.
-    Raises: UserError for `train.jit_compile` where BatchNorm is over several replicas.
+    Shapes: uint8 [B / replicas, S, S, 3], float32 [B / replicas, K], int64 scalar. `gradients` are
+    those of `optimization.weights(head_only)`; summed over the replicas, `loss` and `gradients` are
+    those of the global batch.
+    `train.accumulate_steps` is the number of micro-batches, processed one after the other, into
+    which the examples are split; BatchNorm normalizes each of them separately. With
+    `train.jit_compile` XLA compiles the function of a micro-batch.
+    Raises: UserError for `train.jit_compile` with BatchNorm over several replicas.
     Source: official: L2 of weight_decay / 2 * |weight|^2 goes through the optimizer (coupled).
     """
     train, parts = config.train, config.train.accumulate_steps
@@ -112,10 +113,10 @@ def make_gradients(
 
     def part_of(images, labels, step, noise):
         with tf.GradientTape(watch_accessed_variables=all_learn) as tape:
-            tape.watch([] if all_learn else weights)  # What is frozen has no backward pass.
+            tape.watch([] if all_learn else weights)  # Frozen weights have no backward pass.
             with noise_from(noise):
                 logits = tf.cast(model(images, training=True), tf.float32)
-            # Gradients are summed over the replicas and the parts.
+            # Gradients are summed over the replicas and the micro-batches.
             loss = tf.reduce_sum(loss_of(labels, logits)) / batch_size
             penalty = optimization.penalty(optimization.weight_decay_at(step, total_steps))
             if penalty is not None:
@@ -136,7 +137,7 @@ def make_gradients(
             noise = StepNoise(train.seed, step, first_row + start, batch_size)
             if parts == 1:
                 return part_of(images, labels, step, noise)
-            with tf.control_dependencies(tf.nest.flatten(sums)):  # One part's memory at a time.
+            with tf.control_dependencies(tf.nest.flatten(sums)):  # One part in memory at a time.
                 part = [x[start : start + rows] for x in (images, labels)]
                 found = part_of(*part, step, noise)
                 sums = tf.nest.map_structure(tf.add, sums, found) if sums else found
@@ -146,10 +147,10 @@ def make_gradients(
 
 
 def clipped(gradients: list, limit: float) -> list:
-    """Clips gradients that are summed over the replicas, by `train.gclip`; 0: not at all.
+    """Clips gradients that are summed over the replicas to `train.gclip`; 0 disables clipping.
 
-    Source: official order: each to the norm, then all together to the global norm.
-    Deviates: there replicas clip before the sum, so that the effect depends on their number (D13).
+    Source: official order: each by its own norm, then all together by their global norm.
+    Deviates: officially, replicas clip before the sum, so the effect depends on their number (D13).
     """
     if not limit:
         return gradients
@@ -158,9 +159,9 @@ def clipped(gradients: list, limit: float) -> list:
 
 
 def _own_function(part_of, model, config: Config, strategy: tf.distribute.Strategy, rows: int):
-    """`part_of` as a function of its own where it is compiled, or traced once for several parts.
+    """Wraps `part_of` in a `tf.function` to compile it, or to trace it once for several parts.
 
-    BatchNorm over several replicas has them wait for each other, which no such function can.
+    BatchNorm over several replicas makes them wait for each other, which such a function cannot do.
     """
     waits = strategy.num_replicas_in_sync > 1 and any(
         layer.trainable and getattr(layer, "synchronized", False) for layer in batch_norms(model)
@@ -184,13 +185,16 @@ def _own_function(part_of, model, config: Config, strategy: tf.distribute.Strate
 
 
 def _best_is_right(labels, logits):
-    """Whether the largest logit is at a largest label. float32 [B, K], [B, K] -> bool [B]."""
+    """Returns whether the largest logit is at a largest label.
+
+    Shapes: float32 [B, K], float32 [B, K] -> bool [B].
+    """
     label = tf.gather(labels, tf.argmax(logits, axis=-1), batch_dims=1)
     return (label > 0) & (label == tf.reduce_max(labels, axis=-1))
 
 
 class StepResult(NamedTuple):
-    """What a step says, on the device; the caller decides when to read it."""
+    """The results of a step, on the device; the caller decides when to read them."""
 
     loss: tf.Tensor  # float32 scalar, the mean over the global batch, with coupled weight decay.
     correct: tf.Tensor  # int64 scalar.
@@ -207,17 +211,17 @@ def make_train_step(
     total_steps: int,
     class_weights: Sequence[float] | None = None,
 ):
-    """Returns `train_step(features, labels, step, learning_rate) -> StepResult`, freshly traced.
+    """Returns a new function `train_step(features, labels, step, learning_rate) -> StepResult`.
 
-    Make a new one for every stage: a traced step keeps the drop rates it was traced with.
+    Create one for every stage: a traced step keeps the drop rates it was traced with.
     `features`: {"image": uint8 [B, S, S, 3]}; `labels`: {"label": float32 [B, K]}; `step`: the
     number of updates made before. `correct` is the number of examples whose largest logit is at
-    their largest label, or at one of several such; none is right for an example without labels.
-    `class_weights`: see `make_loss`. In the first `train.head_warmup_epoch` the classifier alone
-    learns: nothing else moves, BatchNorm's statistics included.
-    A step of float16 whose gradients are not finite changes nothing but the loss scale; it
-    reports a gradient norm of 0 unless the scale cannot be lowered.
-    Raises: UserError if the batch is not a multiple of the replicas times the parts of a step.
+    their largest label (any of several equal ones); an example without labels is never correct.
+    `class_weights`: see `make_loss`. In the first `train.head_warmup_epoch` epochs only the
+    classifier is trained: nothing else changes, BatchNorm statistics included.
+    A float16 step whose gradients are not finite changes only the loss scale; it reports a gradient
+    norm of 0 unless the scale cannot be lowered.
+    Raises: UserError if the batch is not a multiple of replicas times micro-batches.
     """
     _check_batch(config, stage, strategy.num_replicas_in_sync)
 
@@ -241,7 +245,7 @@ def make_train_step(
 
         run = _run_scaled if optimization.loss_scale is not None else _run
 
-        @tf.function(autograph=False)  # Nothing depends on data; converting is a third of tracing.
+        @tf.function(autograph=False)  # No control flow on data; conversion is a third of tracing.
         def traced(features, labels, step, learning_rate):
             set_dropout(model, stage.dropout_rate)
             optimization.set_learning_rate(learning_rate)
@@ -264,7 +268,7 @@ def make_train_step(
 
 
 def set_dropout(model: keras.Model, rate: float) -> None:
-    """Sets the rate of the head's dropout, for steps that are traced after.
+    """Sets the rate of the head's dropout for steps traced afterwards.
 
     Raises: ValueError if the rate is not in [0, 1).
     """
@@ -322,14 +326,14 @@ def _run_scaled(strategy, model, optimization, gradients_of, update, inputs) -> 
 
 
 def _summed(gradients):
-    """In a replica: the sums of gradients over all replicas, and their global norm."""
+    """Returns gradients summed over all replicas and their global norm; call it in a replica."""
     context = tf.distribute.get_replica_context()
     gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     return gradients, tf.linalg.global_norm(gradients)
 
 
 def _first(strategy, value):
-    """What is the same in all replicas."""
+    """Returns a value that is the same in all replicas."""
     return strategy.experimental_local_results(value)[0]
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard pictures: the first batch of each stage, and the confusion matrix."""
+"""TensorBoard images: the first batch of each stage, and the confusion matrix."""
 
 import math
 import os
@@ -15,13 +15,13 @@ from efficientnetv2.hparams import Stage
 from efficientnetv2.network.compat import tf_variable, var_path
 from efficientnetv2.training.callbacks import Callback
 
-_IMAGES, _COLUMNS = 16, 4  # Of a sheet.
+_IMAGES, _COLUMNS = 16, 4  # Per contact sheet.
 
 
 class TensorBoardPictures(Callback):
-    """Writes to `model_dir`/tensorboard/pictures; "norms" beside it has the weights' norms.
+    """Writes images to `model_dir`/tensorboard/pictures and weight norms to "norms" next to it.
 
-    `class_names` in the order of the labels. The norms are those of the model, at each evaluation.
+    `class_names`: in label order. The norms are those of the model at each evaluation.
     """
 
     def __init__(self, model_dir: str, class_names: Sequence[str]):
@@ -30,14 +30,14 @@ class TensorBoardPictures(Callback):
         self._writers = {}
 
     def on_stage_begin(self, stage: Stage, images: np.ndarray, labels: np.ndarray) -> None:
-        """A sheet of the batch, named for the stage's number and image size."""
+        """Writes a contact sheet of the batch, named after the stage's number and image size."""
         title = f"stage {stage.index + 1}, {stage.image_size} px"
         sheet = draw_batch(images[:_IMAGES], labels[:_IMAGES], self.class_names, title)
         name = f"training_images/stage_{stage.index + 1}_{stage.image_size}px"
         self._picture(name, sheet, stage.first_step)
 
     def on_evaluate(self, step: int, stage: Stage, scores: dict, confusion) -> None:
-        """The confusion matrix, where there is one, and the norms."""
+        """Writes the confusion matrix, if there is one, and the weight norms."""
         if confusion is not None:
             figure = draw_confusion(np.asarray(confusion), self.class_names)
             self._picture("confusion_matrix", figure, step)
@@ -62,7 +62,7 @@ class TensorBoardPictures(Callback):
 def draw_batch(
     images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Returns a sheet of images, each with its label.
+    """Returns a contact sheet of images, each with its label.
 
     Shapes: uint8 [B, S, S, 3], float32 [B, K].
     """
@@ -81,9 +81,9 @@ def draw_batch(
 
 
 def label_name(label: np.ndarray, class_names: Sequence[str]) -> str:
-    """Returns the classes of a label, with their shares where they are not whole.
+    """Returns the class names of a label, with their fractions unless all are 1.
 
-    float32 [K] -> "cat", or, blended by Mixup, "cat 0.70 + dog 0.30"; the largest first.
+    float32 [K] -> "cat" or, if blended by Mixup, "cat 0.70 + dog 0.30"; largest first.
     """
     order = sorted(np.flatnonzero(label), key=lambda k: -label[k])
     whole = all(label[k] == 1 for k in order)
@@ -93,9 +93,9 @@ def label_name(label: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def weight_norms(model: keras.Model) -> dict[str, float]:
-    """Returns the L2 norm of the trainable weights of each block, by its name.
+    """Returns the L2 norm of the trainable weights of each block, by block name.
 
-    Stem and head are groups of their own; in other networks each layer is.
+    Stem and head are separate groups; in other networks each layer is a group.
     """
     squares = {}
     for weight in model.trainable_weights:

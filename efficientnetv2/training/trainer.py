@@ -35,7 +35,7 @@ from efficientnetv2.training.signals import (
 )
 from efficientnetv2.training.step import make_train_step
 
-MOST_SKIPPED = 10  # Batches in one stage that `train.on_nan=rollback` skips.
+MOST_SKIPPED = 10  # Limit of batches per stage that `train.on_nan=rollback` skips.
 ADVICE = (
     "lower train.lr_base, lengthen train.lr_warmup_epoch, or train.on_nan=rollback skips the batch"
 )
@@ -44,11 +44,11 @@ MakeDataset = Callable[[Stage, int], tf.data.Dataset]
 
 @contextlib.contextmanager
 def gradients_forgotten() -> Iterator[None]:
-    """Inside, tracing a step that takes its own gradients leaves nothing behind.
+    """Frees the gradient functions that TensorFlow retains after tracing a step.
 
-    `tf.custom_gradient`, which TensorFlow's silu has, registers a function at each call in a trace.
-    It stays for good, and with it the graph, though the step never asks for it again: without this
-    a run grows by the size of a graph at each stage.
+    `tf.custom_gradient`, which TensorFlow's silu uses, registers a function at each call in a
+    trace. It is never released, and neither is the graph, although the step does not use it again:
+    without this context, memory grows by the size of a graph at each stage.
     """
     registry = ops.gradient_registry._registry
     before = len(registry)
@@ -61,10 +61,10 @@ def gradients_forgotten() -> Iterator[None]:
 
 
 class Window:
-    """Loss, accuracy and gradient norm since the last record; reads the device only when asked.
+    """Loss, accuracy and gradient norm since the last record; read from the device on request.
 
-    What was read is sums, which a checkpoint keeps: a record does not depend on where a run was
-    interrupted.
+    Values that were read are kept as sums, which a checkpoint saves, so a record does not depend on
+    where a run was interrupted.
     """
 
     def __init__(self, progress: Progress):
@@ -72,22 +72,20 @@ class Window:
         self.restore({})
 
     def add(self, step: int, result, images: int, traced: bool) -> None:
-        """Takes the `StepResult` of a step; `traced`: the step was traced, which says nothing of
-        speed.
-        """
+        """Adds the `StepResult` of a step; `traced`: whether it was traced and is not timed."""
         self._results.append((step, images, result))
         self._timed_images += images
         if traced:
-            float(result.loss)  # Waits.
+            float(result.loss)  # Waits for the step to finish.
             self.start_timing()
 
     def start_timing(self) -> None:
-        """Measures speed anew, after anything that was not training."""
+        """Restarts the speed measurement; call it after any work other than training."""
         self._timed_images = 0
         self.progress.start_window()
 
     def read(self) -> None:
-        """Adds up what the device has computed. Raises: NotFinite of the first step that is not."""
+        """Adds the device's results to the sums. Raises: NotFinite at the first non-finite one."""
         results, self._results = self._results, []
         for step, images, result in results:
             loss, norm = float(result.loss), float(result.gradient_norm)
@@ -100,9 +98,9 @@ class Window:
             self._sums["gradient_norm"] = norm
 
     def close(self, stage: Stage, step: int) -> dict[str, float | None] | None:
-        """Shows the progress, starts anew; returns the means, or None if no step was made.
+        """Shows the progress and resets; returns the means, or None if there were no steps.
 
-        `stage`: of the last step, the variant that it drew. Raises: NotFinite as `read`.
+        `stage`: the variant drawn by the last step. Raises: NotFinite as `read` does.
         """
         self.read()
         sums, timed = self._sums, self._timed_images
@@ -125,11 +123,11 @@ class Window:
         }
 
     def state(self) -> dict:
-        """The sums, for JSON, which keeps each bit of a float; call `read` before."""
+        """Returns the sums, for JSON, which preserves floats exactly; call `read` first."""
         return dict(self._sums)
 
     def restore(self, state: dict) -> None:
-        """Goes on from what `state` gave; from nothing with {}."""
+        """Restores a value returned by `state`; {} resets all sums to 0."""
         self._sums = {**_nothing(), **state}
         self._results = []
         self.start_timing()
@@ -140,16 +138,16 @@ def _nothing() -> dict:
 
 
 class Opened(NamedTuple):
-    """What a stage, or a variant of one, is trained with."""
+    """The batches and the train step of a stage or of a variant of one."""
 
     batches: Iterator
     train_step: Callable
 
 
 class StageSteps:
-    """A train step and an iterator of a stage; of each variant its own, opened at its first draw.
+    """The train step and batches of a stage; each variant has its own, opened at its first draw.
 
-    `open_variant(variant, step)` gives both, for the steps from `step` on.
+    `open_variant(variant, step)` returns both, for the steps from `step` on.
     """
 
     def __init__(self, stage: Stage, open_variant: Callable[[Stage, int], Opened]):
@@ -158,13 +156,13 @@ class StageSteps:
         self._made: set[Stage] = set()
 
     def is_new(self, step: int) -> bool:
-        """Whether a step is the first of its variant here."""
+        """Returns whether a step is the first of its variant since this object was created."""
         return self.stage.variant_at(step) not in self._opened
 
     def next_batch(self, step: int):
         """Returns (features, labels) of a step; call it for each, in order.
 
-        Raises: RuntimeError if the data have ended.
+        Raises: RuntimeError if the data is exhausted.
         """
         variant = self.stage.variant_at(step)
         if self.is_new(step):
@@ -175,7 +173,7 @@ class StageSteps:
         return batch
 
     def make(self, step: int, batch, learning_rate: float):
-        """Makes a step; returns its `StepResult` and whether it had to be traced first."""
+        """Runs a step; returns its `StepResult` and whether it had to be traced first."""
         variant = self.stage.variant_at(step)
         traced = variant not in self._made
         self._made.add(variant)
@@ -184,11 +182,11 @@ class StageSteps:
 
 
 class TrainingLoop:
-    """Trains the run of a `Trainer` to its end, from its last checkpoint or from the start.
+    """Trains the run of a `Trainer` to completion, from its last checkpoint or from the start.
 
-    All that is not in weights and optimizer is in the `extra` of each checkpoint: the number of
+    State other than weights and optimizer is in the `extra` of each checkpoint: the number of
     records, the sums of the window, the selection, the steps to skip, and whether the evaluation
-    after the step was still to be made.
+    after the step is still due.
     """
 
     def __init__(self, trainer, make_dataset, make_eval_dataset=None):
@@ -209,7 +207,7 @@ class TrainingLoop:
             self.progress.message(f"resuming at step {trainer.step} of {end}")
         with self.signals:
             if self.config.train.on_nan == "rollback" and trainer.checkpoint.newest is None:
-                self._save()  # To have what to go back to.
+                self._save()  # A checkpoint to roll back to.
             if self.evaluation_due:
                 self._evaluate(stage_at(self.stages, trainer.step - 1))
             while trainer.step < end and not self.selection.is_over:
@@ -217,8 +215,8 @@ class TrainingLoop:
                     self._train_stage(stage_at(self.stages, trainer.step))
                 except NotFinite as error:
                     self._go_back(error)
-                gc.collect()  # Traced steps and iterators are in cycles.
-            self.workers.gathered(trainer.step)  # None ends while another still writes.
+                gc.collect()  # Traced steps and iterators are in reference cycles.
+            self.workers.gathered(trainer.step)  # No worker ends while another still writes.
         return self.log.last("train")
 
     def _train_stage(self, stage: Stage) -> None:
@@ -241,7 +239,7 @@ class TrainingLoop:
             self._after_step(stage)
 
     def _after_step(self, stage: Stage) -> None:
-        """Records, evaluates, saves and stops, where it is time to.
+        """Records, evaluates, saves and stops when each is due.
 
         Saving comes last, so that the records of a checkpoint are complete.
         """
@@ -276,7 +274,7 @@ class TrainingLoop:
             self._stop()
         self.evaluation_due = False
         self.log.record("eval", step, stage.index, scores)
-        confusion = trainer.evaluator.confusion  # All workers together read it.
+        confusion = trainer.evaluator.confusion  # All workers must read it together.
         for callback in self.callbacks:
             callback.on_evaluate(step, stage, scores, confusion)
         line = f"step {step}  evaluated {scores['examples']}:  {scores_line(scores)}"
@@ -289,7 +287,7 @@ class TrainingLoop:
         self.window.start_timing()
 
     def _save(self) -> None:
-        """Saves the step reached, unless it is saved. Raises: NotFinite; then nothing is saved."""
+        """Saves the current step unless already saved. Raises: NotFinite; nothing is then saved."""
         self.window.read()
         if self.trainer.checkpoint.newest == self.trainer.step:
             return
@@ -308,7 +306,7 @@ class TrainingLoop:
         raise TrainingStopped(self.trainer.step)
 
     def _load(self, extra: dict) -> None:
-        """Takes over what a checkpoint knows; nothing of {}."""
+        """Restores the `extra` of a checkpoint; {} if there is no checkpoint."""
         self.log.keep(extra.get("records", 0))
         self.window.restore(extra.get("window", {}))
         if "selection" in extra:
@@ -317,9 +315,9 @@ class TrainingLoop:
         self.evaluation_due = extra.get("evaluation_due", False)
 
     def _go_back(self, error: NotFinite) -> None:
-        """Returns to the last good checkpoint, from where the step of `error` is to be skipped.
+        """Rolls back to the last good checkpoint; the step of `error` will then be skipped.
 
-        Raises: UserError if `train.on_nan` does not say so, or too many were skipped.
+        Raises: UserError if `train.on_nan` is "stop", or too many batches were skipped.
         """
         trainer, step = self.trainer, error.step
         stage = stage_at(self.stages, step)
@@ -345,7 +343,7 @@ class TrainingLoop:
         )
 
     def _ends_epochs(self, stage: Stage) -> bool:
-        """Whether the last step completed a multiple of `eval.every_epochs`, or the run."""
+        """Returns whether the last step completed a multiple of `eval.every_epochs`, or the run."""
         step = self.trainer.step
         images = self.config.data.splits.train.num_images * self.config.eval.every_epochs
         crosses = stage.records_before(step) // images > stage.records_before(step - 1) // images
@@ -361,15 +359,17 @@ class TrainingLoop:
 
 
 class Trainer:
-    """A run in `model_dir`: the same arguments resume where it stopped.
+    """A run in `model_dir`; with the same arguments, it resumes where it stopped.
 
-    `step` is the number of steps made. Args:
-        model: for tests; by default the network that the config describes is built.
+    `step` is the number of completed steps.
+
+    Args:
+        model: builds the model, for tests; by default the network of the config is built.
         class_weights: one per class, for `data.class_balance=loss`, see `losses.make_loss`; they
-            must follow from the data, so that a resumed run has the same.
+            must be derived from the data, so that a resumed run has the same.
         initialize: loads weights into the model of a run that has no checkpoint yet.
         callbacks: see `Callback`.
-        describe_batch: (stage, step) -> names of the examples, to tell where a loss is no number.
+        describe_batch: (stage, step) -> names of the examples, to report a non-finite loss.
     """
 
     def __init__(
@@ -423,7 +423,7 @@ class Trainer:
         self.restore()
 
     def restore(self) -> None:
-        """Goes back to the last good checkpoint, if there is one. Raises: UserError."""
+        """Restores the last good checkpoint, if there is one. Raises: UserError."""
         self.step = self.checkpoint.restore(self.progress.message)
         self.workers.check_same("last checkpoints", self.step)
         end = self.stages[-1].end_step
@@ -438,13 +438,13 @@ class Trainer:
         make_dataset: MakeDataset,
         make_eval_dataset: Callable[[], tf.data.Dataset] | None = None,
     ) -> dict[str, float]:
-        """Trains from the step reached to the end of the last stage; returns the last record.
+        """Trains from the current step to the end of the last stage; returns the last record.
 
-        `make_dataset(stage, first_step)` gives the batches of the rest of a stage; of a variant,
-        those of the steps that draw it; of several workers each gives its own rows of them, see
-        `Workers.shard`. `make_eval_dataset()`, where given, is evaluated every `eval.every_epochs`.
-        Raises: TrainingStopped after a signal to stop, once all is saved. UserError when a loss is
-        not finite, see `train.on_nan`, or nothing can be written; checkpoints stay good.
+        `make_dataset(stage, first_step)` returns the batches of a stage from `first_step` on; for a
+        variant, those of the steps that draw it; with several workers, this worker's rows, see
+        `Workers.shard`. `make_eval_dataset()`, if given, is evaluated every `eval.every_epochs`.
+        Raises: TrainingStopped after a stop signal, once all is saved. UserError if a loss is not
+        finite, see `train.on_nan`, or files cannot be written; checkpoints stay intact.
         """
         return TrainingLoop(self, make_dataset, make_eval_dataset).run()
 
@@ -453,27 +453,28 @@ class Trainer:
     ) -> dict[str, float | int]:
         """Evaluates the averaged weights (the raw ones if `train.ema_decay` is 0).
 
-        It measures in the context `inside`, which may end it by an error: the weights are safe.
+        It runs in the context `inside`, which may interrupt it with an exception: the model's
+        weights are restored in any case.
         """
         averaged = self.average.in_model() if self.average else contextlib.nullcontext()
         with averaged, inside or contextlib.nullcontext():
             return self.evaluator(dataset)
 
     def save_best(self, directory: str) -> None:
-        """Writes the weights that `evaluate` measures, whole or not at all.
+        """Writes the weights that `evaluate` uses, completely or not at all.
 
         `efficientnetv2.load_weights(model, directory)` reads them.
         """
         save_weights(directory, self.model, self.average, self.step)
 
     def first_record(self) -> int:
-        """Training images that were seen so far."""
+        """Returns the number of training images seen so far."""
         last = self.stages[-1]
         stage = stage_at(self.stages, self.step) if self.step < last.end_step else last
         return stage.records_before(self.step)
 
     def open_variant(self, variant: Stage, step: int, dataset: tf.data.Dataset) -> Opened:
-        """Returns the batches of `dataset` and a fresh train step, of a stage or a variant."""
+        """Returns the batches of `dataset` and a new train step, for a stage or a variant."""
         batches = iter(self.workers.distribute(dataset))
         train_step = make_train_step(
             self.strategy,
