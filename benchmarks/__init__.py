@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios in one run; not part of the tests."""
+"""Benchmarks of speed and memory, as ratios within one run; not part of the tests."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-# Name -> candidates, "module:top-level name"; the first that the tree has is used.
+# Name -> candidates, "module:top-level name"; the first one that exists in the tree is used.
 ENTRY_POINTS = {
     "a training step": ["efficientnetv2.training.trainer:Trainer"],
     "an augmented image": [
@@ -75,7 +75,7 @@ class Shape:
         areas: top-level folder, "." for the files in the root -> [files, lines].
         under_40, largest, longest_functions: name -> lines.
         public: "modules", "classes", "functions" or "methods" -> number of public names.
-        undocumented: the same keys -> those of them that have no docstring.
+        undocumented: the same keys -> public names without a docstring.
     """
 
     files: int
@@ -157,7 +157,7 @@ def _qualname(source: Source, path: tuple[ast.AST, ...]) -> str:
 
 
 def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Yields statements, those inside `if`, `try`, `with` and loops too."""
+    """Yields statements, including those inside `if`, `try`, `with` and loops."""
     for node in body:
         yield node
         if not isinstance(node, DEFINITIONS):
@@ -166,7 +166,7 @@ def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _bindings(nodes: Iterable[ast.AST], source: Source) -> Bindings:
-    """Names that the nodes bind -> imported targets, or the nodes that bind them."""
+    """Returns {name bound by the nodes: imported targets, or the nodes that bind it}."""
     names: Bindings = {}
     for node in nodes:
         for name, target in _names_bound(node, source):
@@ -220,7 +220,7 @@ def _strings(node: ast.AST | None) -> list[str]:
 
 
 class Project:
-    """The modules of a tree, and what a name in one of them stands for."""
+    """The modules of a tree, and the resolution of names in them."""
 
     def __init__(self, sources: Iterable[Source]):
         self.sources = {source.module: source for source in sources}

@@ -1,7 +1,7 @@
-"""The process of one contender of `train_step.py`: NAME CASE BATCH PRECISION JIT.
+"""Process of one contender of `train_step.py`. Arguments: NAME CASE BATCH PRECISION JIT.
 
-It makes its first step and then, for each number read from standard input, so many more. Each
-answer is a line of JSON on standard output; after the last one it says how much memory it took.
+It runs a first step and then, for each number read from standard input, that many more steps. Each
+answer is a line of JSON on standard output; the last one reports the peak memory.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-VARIANTS = {  # Name in the cases: (ours, keras.applications').
+VARIANTS = {  # Name in the cases: (our name, name in keras.applications).
     **{f"b{i}": (f"efficientnetv2-b{i}", f"EfficientNetV2B{i}") for i in range(4)},
     **{size: (f"efficientnetv2-{size}", f"EfficientNetV2{size.upper()}") for size in "sml"},
 }
@@ -22,7 +22,7 @@ CLASSES = 1000
 
 
 def random_batch(batch: int, size: int):
-    """uint8 [B, S, S, 3] images and float32 [B, 1000] labels."""
+    """Returns uint8 [B, S, S, 3] images and float32 [B, 1000] labels."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def random_batch(batch: int, size: int):
 
 
 def our_step(variant: str, size: int, batch: int, precision: str, jit: bool):
-    """Returns `step()` as the trainer makes it, for a stage of one image size."""
+    """Returns `step()` as run by the trainer, for a stage with one image size."""
     import tensorflow as tf
 
     from efficientnetv2 import build_from_config, hparams
@@ -60,7 +60,7 @@ def our_step(variant: str, size: int, batch: int, precision: str, jit: bool):
 
 
 def fitted_step(variant: str, size: int, batch: int, precision: str, jit: bool, ours: bool):
-    """Returns `step()` by Keras' own training loop, as users of keras.applications train."""
+    """Returns `step()` of Keras' own training loop, as used with keras.applications."""
     import keras
 
     from efficientnetv2 import build_model
@@ -85,7 +85,7 @@ def main() -> None:
     name, case, batch, precision, jit = sys.argv[1:]
     variant, size = case.split("@")
     settings = variant, int(size), int(batch), precision, jit == "on"
-    answers = os.fdopen(os.dup(1), "w")  # Libraries may print; what they do goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")  # Redirects what libraries print to stderr.
     os.dup2(2, 1)
 
     def timed(steps: int, step) -> dict:
@@ -98,7 +98,7 @@ def main() -> None:
     def answer(values: dict) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    import tensorflow  # noqa: F401  Its import is not part of the time to the first step.
+    import tensorflow  # noqa: F401  Its import does not count as part of the first step.
 
     begun, cpu = time.perf_counter(), time.process_time()
     step = our_step(*settings) if name == "ours" else fitted_step(*settings, name == "ours, fit")

@@ -1,10 +1,10 @@
-"""How many images a second the input pipeline gives, beside what it cannot be faster than.
+"""Throughput of the input pipeline, compared with its upper bound and with other libraries.
 
     python -m benchmarks.input_pipeline --photos=FOLDER [--sizes=128,224] [--only="keras*,ours*"]
 
 FOLDER holds JPEG photos in one folder per class. Each figure is the median of several rounds; a
-round measures every pipeline for the same short time, one after the other, so that what else the
-machine does falls on all of them. Prints a table and writes JSON with --json.
+round measures every pipeline for the same short time, one after the other, so that other load on
+the machine affects all of them. Prints a table and writes JSON with --json.
 """
 
 import argparse
@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def measure(make_batches, files: list[str], size: int, batch: int, seconds: float) -> float:
-    """Images a second of one pipeline, once it runs."""
+    """Returns the images per second of one pipeline, after a warm-up."""
     batches = make_batches(files, size, batch)
     begun = time.perf_counter()
     while time.perf_counter() < begun + seconds / 2:  # Fill the buffers, settle the autotuner.
@@ -33,7 +33,7 @@ def measure(make_batches, files: list[str], size: int, batch: int, seconds: floa
 
 
 def run(files: list[str], sizes: list[int], options) -> dict:
-    """Size -> pipeline -> images a second of each round."""
+    """Returns {size: {pipeline: images per second of each round}}."""
     from benchmarks.pipelines import installed
 
     wanted = options.only.split(",")
@@ -56,7 +56,7 @@ def run(files: list[str], sizes: list[int], options) -> dict:
 
 
 def table(size: int, rates: dict) -> str:
-    """One size: images a second, per core, and the share of the floor in the same round."""
+    """Formats one size: images per second, per core, and as a share of the floor in each round."""
     cores = len(os.sched_getaffinity(0))
     floor = next(iter(rates.values()))
     lines = [f"{f'{size} px':30} images/s  per core  of the floor"]

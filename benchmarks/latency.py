@@ -1,12 +1,12 @@
-"""How long an export takes to answer, beside `keras.applications` and timm in the same runtimes.
+"""Inference time of exports, compared with `keras.applications` and timm in the same runtimes.
 
     python -m benchmarks.latency [--cases=b0@224,s@384] [--batches=1,16] [--runtimes=tflite,onnx]
 
-Every contender has random weights and answers the same float pixels [N, S, S, 3] (timm: [N, 3, S,
-S]), each in a process of its own; they take turns, so that what else the machine does falls on all.
-Runtimes whose packages are not installed are named and left out: the extra `export` has
-TFLite, ONNX and OpenVINO, `requirements-sources.txt` timm. Prints milliseconds per image, the
-median over rounds, and ratios to the first other contender of the same runtime. --json writes all.
+Every contender has random weights and classifies the same float pixels [N, S, S, 3] (timm: [N, 3,
+S, S]), each in its own process; they take turns, so that other load on the machine affects all.
+Runtimes whose packages are not installed are reported and skipped: the extra `export` has TFLite,
+ONNX and OpenVINO, `requirements-sources.txt` timm. Prints milliseconds per image, the median over
+rounds, and ratios to the first other contender of the same runtime. --json writes all.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.processes import MeasuringProcess
 
-PACKAGES = {  # (whose network, runtime) -> what it needs beside requirements.txt.
+PACKAGES = {  # (network, runtime) -> packages needed in addition to requirements.txt.
     ("ours", "saved_model"): (),
     ("keras.applications", "saved_model"): (),
     ("ours", "tflite"): (),
@@ -32,7 +32,7 @@ PACKAGES = {  # (whose network, runtime) -> what it needs beside requirements.tx
 
 
 class Contender(MeasuringProcess):
-    """A process of `benchmarks.latency_contenders`, asked for calls at a batch size."""
+    """A process of `benchmarks.latency_contenders`, which runs calls at a batch size."""
 
     def __init__(self, network: str, runtime: str, case: str):
         name = f"{network}, {runtime}"
@@ -44,7 +44,7 @@ class Contender(MeasuringProcess):
 
 
 def run_case(case: str, contenders: list[tuple[str, str]], batches: list[int], options) -> dict:
-    """(network, runtime) -> {batch: rounds}."""
+    """Returns {(network, runtime): {batch: rounds}}."""
     running = []
     for network, runtime in contenders:
         print(f"\r{case}: starting {network}, {runtime:30}", end="", file=sys.stderr)
@@ -61,7 +61,7 @@ def run_case(case: str, contenders: list[tuple[str, str]], batches: list[int], o
 
 
 def table(case: str, found: dict, batches: list[int]) -> str:
-    """One case: milliseconds per image, and how much faster than the other of the same runtime."""
+    """Formats one case: milliseconds per image, and speedup over another in the same runtime."""
     heads = "".join(f"  batch {batch:2}: ms  CPU ms  ratio" for batch in batches)
     lines = [f"{case:34}{heads}"]
     for (network, runtime), rounds in found.items():

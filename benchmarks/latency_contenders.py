@@ -1,7 +1,7 @@
-"""The process of one contender of `latency.py`: NETWORK RUNTIME CASE.
+"""Process of one contender of `latency.py`. Arguments: NETWORK RUNTIME CASE.
 
-For each "BATCH CALLS" read from standard input it answers so many batches and writes a line of JSON
-with the seconds of a batch. Networks have random weights, files lie in a temporary folder.
+For each "BATCH CALLS" read from standard input it runs that many batches and writes a line of JSON
+with the seconds per batch. Networks have random weights; files are in a temporary folder.
 """
 
 import json
@@ -22,7 +22,7 @@ TIMM = {"b0": "tf_efficientnetv2_b0", "s": "tf_efficientnetv2_s"}
 
 
 def ours(runtime: str, variant: str, size: int, folder: str) -> Answer:
-    """By the code that writes an export."""
+    """Returns our network in a runtime, written by the code of exports."""
     import tensorflow as tf
 
     from efficientnetv2 import build_model
@@ -43,7 +43,7 @@ def ours(runtime: str, variant: str, size: int, folder: str) -> Answer:
 
 
 def keras_applications(runtime: str, variant: str, size: int, folder: str) -> Answer:
-    """As its users export it."""
+    """Returns the network of keras.applications in a runtime, exported as its users do."""
     import keras
     import tensorflow as tf
 
@@ -74,7 +74,7 @@ def saved_model(folder: str, signature: str) -> Answer:
 
 
 def timm(runtime: str, variant: str, size: int, folder: str) -> Answer:
-    """By PyTorch's exporter; images are [N, 3, S, S]."""
+    """Returns timm's network in a runtime, by PyTorch's exporter; its images are [N, 3, S, S]."""
     import torch
     from timm import create_model
 
@@ -101,7 +101,7 @@ def timm(runtime: str, variant: str, size: int, folder: str) -> Answer:
 def main() -> None:
     network, runtime, case = sys.argv[1:]
     variant, size = case.split("@")
-    answers = os.fdopen(os.dup(1), "w")  # Libraries may print; what they do goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")  # Redirects what libraries print to stderr.
     os.dup2(2, 1)
     makers = {"ours": ours, "keras.applications": keras_applications, "timm": timm}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""The pipelines that `input_pipeline.py` compares; each yields batches without end.
+"""Pipelines that `input_pipeline.py` compares; each yields batches endlessly.
 
-All read the same files, crop and flip at random, and give batches of uint8 images [B, S, S, 3].
+All read the same files, crop and flip at random, and yield batches of uint8 images [B, S, S, 3].
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import tensorflow as tf
 from efficientnetv2 import hparams
 from efficientnetv2.datasets import build_dataset, open_source, with_source_facts
 
-MAGNITUDE = 15  # of RandAugment, of 10 as the official code counts; the last stage of S
+MAGNITUDE = 15  # Of RandAugment, on the official scale of 10; as in the last stage of S.
 
 
 def _shuffled(files: list[str]) -> tf.data.Dataset:
@@ -19,7 +19,7 @@ def _shuffled(files: list[str]) -> tf.data.Dataset:
 
 
 def floor_examples(files: list[str], size: int) -> tf.data.Dataset:
-    """Only what no pipeline can leave out: read, decode the crop, resize, flip."""
+    """Returns examples with only what no pipeline can omit: read, decode the crop, resize, flip."""
 
     def example(path):
         image_bytes = tf.io.read_file(path)
@@ -40,12 +40,12 @@ def floor_examples(files: list[str], size: int) -> tf.data.Dataset:
 
 
 def floor(files: list[str], size: int, batch: int) -> Iterator:
-    """Decode, crop, resize, flip and batch."""
+    """Decodes, crops, resizes, flips and batches."""
     return iter(floor_examples(files, size).batch(batch).prefetch(tf.data.AUTOTUNE))
 
 
 def ours(overrides: str) -> Callable:
-    """`datasets.build_dataset` as training runs it, with these overrides."""
+    """Returns `datasets.build_dataset` as run in training, with these overrides."""
 
     def batches(files: list[str], size: int, batch: int) -> Iterator:
         folder = files[0].rsplit("/", 2)[0]
@@ -65,7 +65,7 @@ def ours(overrides: str) -> Callable:
 
 
 def keras_cv_layers(files: list[str], size: int, batch: int) -> Iterator:
-    """RandAugment and MixUp of keras_cv; its magnitude is a share, 0.5 here."""
+    """Applies RandAugment and MixUp of keras_cv, whose magnitudes are in [0, 1]; here 0.5."""
     import keras_cv
 
     augment = keras_cv.layers.RandAugment(
@@ -85,7 +85,7 @@ def keras_cv_layers(files: list[str], size: int, batch: int) -> Iterator:
 
 
 def torchvision_transforms(files: list[str], size: int, batch: int) -> Iterator:
-    """torchvision's crop, flip and RandAugment (of 30 magnitudes, 15) in worker processes."""
+    """Runs torchvision's crop, flip and RandAugment (magnitude 15 of 30) in worker processes."""
     import os
 
     import torch
@@ -114,7 +114,7 @@ def torchvision_transforms(files: list[str], size: int, batch: int) -> Iterator:
 
 
 def installed() -> dict[str, Callable]:
-    """Name -> (files, size, batch) -> batches; the first is what the others are compared with."""
+    """Returns {name: (files, size, batch) -> batches}; the first is the reference of the others."""
     found = {
         "decode+crop+resize+flip": floor,
         "ours: no augmentation": ours("data.augname=null"),

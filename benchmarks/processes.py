@@ -1,4 +1,4 @@
-"""A process that measures something each time it is asked."""
+"""Processes that run measurements on request."""
 
 import json
 import subprocess
@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 class MeasuringProcess:
-    """A module of `benchmarks` in a process of its own, which answers lines with lines of JSON.
+    """A module of `benchmarks` in its own process, which answers each line with a line of JSON.
 
-    `first` is what it says when it is ready; between answers it is idle.
+    `first` is its output when it is ready; between answers it is idle.
     """
 
     def __init__(self, name: str, module: str, *arguments: str):
@@ -37,6 +37,6 @@ class MeasuringProcess:
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends its input, and waits until it has ended too."""
+        """Closes the input of the process, and waits for its exit."""
         self.process.stdin.close()
         self.process.wait()

@@ -1,8 +1,8 @@
-"""Searches of one space beside each other: how soon each found how much, and what all of them like.
+"""Comparison of searches of one space: best reward over trials, and choices of the best networks.
 
     python -m benchmarks.search_samplers runs/tpe runs/random --out=samplers.png
 
-reads the `search.json` of each folder, which `--mode=search` wrote.
+Reads the `search.json` of each folder, which `--mode=search` wrote.
 """
 
 import argparse
@@ -30,12 +30,12 @@ def read_search(folder: str) -> tuple[str, list[Found]]:
 
 
 def best_so_far(found: Sequence[Found]) -> list[float]:
-    """The best reward after each trial; 0 before the first that is complete."""
+    """Returns the best reward after each trial; 0 before the first complete trial."""
     return list(itertools.accumulate((one.reward or 0.0 for one in found), max))
 
 
 def draw(searches: Mapping[str, Sequence[Found]]):
-    """The rewards of the searches' trials, and the best so far of each."""
+    """Plots the rewards of the searches' trials, and the best so far of each search."""
     figure = new_figure(7.2, 3.2)
     axes = plain_axes(figure, "Reward of each trial, and best so far")
     for colour, (name, found) in zip(LINES, searches.items()):
@@ -70,7 +70,7 @@ def main() -> None:
         after = "  ".join(f"{n}: {best[n - 1]:.4f}" for n in MARKS if n <= len(best))
         print(f"{name}  {count_states(found)}\n  best after {after}")
         print(f"  {'  '.join(cells(space, ranked(found)[0]))}")
-    every = {}  # Of equal values, one: the searches may have drawn the same.
+    every = {}  # Drops duplicates, as searches may have drawn the same values.
     for one in itertools.chain(*searches.values()):
         every.setdefault(json.dumps(one.values), one)
     print(f"of the best quarter, and of all {len(every)} networks")

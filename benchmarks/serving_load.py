@@ -1,14 +1,15 @@
-"""How long clients wait for answers about images when many ask at once, and whether any is lost.
+"""Latency of a server under concurrent requests, and whether answers are lost or wrong.
 
     python -m benchmarks.serving_load --export_dir=EXPORT IMAGE... [--clients=8] [--seconds=60]
     python -m benchmarks.serving_load --server=localhost:8500 --model=photos IMAGE...
 
-Each client sends one image at a time to `serving_default` by gRPC and asks again as soon as it has
-the answer; every answer is compared with the one that its image got when nobody else asked. The
-first form starts a server of its own: gRPC around the SavedModel, TensorFlow Serving's messages,
-no batching; --threads limits what one request may use. The second asks a server that runs.
-Prints requests, lost ones, wrong ones, images per second, milliseconds at p50, p90, p99 and the
-slowest, and how much memory its own server took meanwhile. Exits with 1 if anything was lost.
+Each client sends one image at a time to `serving_default` by gRPC, and the next one as soon as it
+has the answer; every answer is compared with that for the same image without other load. The first
+form starts its own server: gRPC around the SavedModel, TensorFlow Serving's messages, no batching;
+--threads limits the threads of one operation. The second form queries a running server.
+Prints the number of answers, of lost and of wrong ones, images per second, milliseconds at p50,
+p90, p99 and the slowest, and the memory of its own server before and after. Exits with 1 if any
+answer was lost or wrong.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from benchmarks.processes import MeasuringProcess
 
 
 class OwnServer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers `serving_default` of a loaded SavedModel."""
+    """Serves `serving_default` of a loaded SavedModel."""
 
     def __init__(self, export_dir: str):
         self.loaded = tf.saved_model.load(export_dir)
@@ -52,7 +53,7 @@ class OwnServer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 def serve(export_dir: str, threads: int, workers: int) -> None:
-    """The server's process: says its port, then how much memory it has, once per line it reads."""
+    """Runs the server process: prints its port, then its memory use, once per line it reads."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     server = grpc.server(futures.ThreadPoolExecutor(workers))
     service = OwnServer(export_dir)
@@ -67,7 +68,7 @@ def serve(export_dir: str, threads: int, workers: int) -> None:
 
 
 class Client:
-    """Asks by one connection; counts what it gets."""
+    """A client that sends images by one connection and counts the answers."""
 
     def __init__(self, server: str, model: str, images: list[bytes], expected: list):
         self.channel = grpc.insecure_channel(server)
@@ -85,7 +86,7 @@ class Client:
         return tf.make_ndarray(self.stub.Predict(request, timeout=60).outputs["scores"])
 
     def run(self, start: int, until: float) -> None:
-        """Asks about images in turn, from number `start` on, as long as the clock allows."""
+        """Sends images in turn, from number `start` on, until the time `until`."""
         number = start
         while time.monotonic() < until:
             number, begun = (number + 1) % len(self.images), time.perf_counter()
@@ -100,7 +101,7 @@ class Client:
 
 @contextlib.contextmanager
 def server_of(options) -> Iterator[tuple[str, MeasuringProcess | None]]:
-    """Address of the server that is asked, and its process if it is ours."""
+    """Yields the address of the server to query, and its process if it is our own."""
     if options.server:
         yield options.server, None
         return

@@ -1,9 +1,9 @@
-"""Memory of a run from stage to stage: it must not grow.
+"""Memory of a run from stage to stage, which must not grow.
 
     python -m benchmarks.stage_memory --stages=12 --sizes=constant
 
-trains a tiny network for so many stages and prints the resident memory after each, in MiB, and
-the ratio of the last to that of the second, when all that is made once has been made.
+Trains a tiny network for that many stages and prints the resident memory after each, in MiB, and
+the ratio of the last to the second, when all one-time allocations have been made.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SIZES = {"growing": "data.ibase=32", "constant": "data.ibase=128"}
 
 
 def resident() -> float:
-    """The memory of this process in MiB, after what is free has gone back to the system."""
+    """Returns the memory of this process in MiB, after returning free memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as file:
@@ -50,7 +50,7 @@ def make_examples() -> tf.data.Dataset:
 
 
 class Memory(Callback):
-    """Prints what is resident when a stage has been evaluated."""
+    """Prints the resident memory after each stage's evaluation."""
 
     def __init__(self):
         self.after = []

@@ -1,11 +1,11 @@
-"""How long a progressive run takes beside one whose stages all have the last one's image size.
+"""Training time with progressive image sizes, compared with the last stage's size throughout.
 
     python -m benchmarks.stage_schedule [--variant=s] [--batch=8]
 
-Both have as many epochs. The steps of every size of `train.schedule=paper` are measured in turns,
-as `--mode=train` makes them, each size in a process of its own; a run's time is the sum over its
-stages. Tracing is counted by itself: it is paid once per stage, however long the run. Prints a
-table and writes JSON with --json.
+Both have the same number of epochs. The steps of every size of `train.schedule=paper` are measured
+in turns, as run by `--mode=train`, each size in its own process; a run's time is the sum over its
+stages. Tracing is counted separately, since it happens once per stage, however long the run. Prints
+a table and writes JSON with --json.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from efficientnetv2 import hparams
 
 
 def stage_sizes(variant: str) -> list[int]:
-    """Pixels of the stages of the paper's schedule."""
+    """Returns the image size in pixels of each stage of the paper's schedule."""
     name = VARIANTS[variant][0]
     overrides = "train.schedule=paper,data.splits.train.num_images=1281167"
     config = hparams.get_config(name, "imagenet", overrides)
@@ -28,7 +28,7 @@ def stage_sizes(variant: str) -> list[int]:
 
 
 def measured(options, sizes: list[int]) -> dict[int, dict]:
-    """Size -> figures of its steps."""
+    """Returns {size: figures of its steps}."""
     running = {}
     for size in sorted(set(sizes)):
         print(f"\rstarting {size} px   ", end="", file=sys.stderr)
@@ -41,7 +41,7 @@ def measured(options, sizes: list[int]) -> dict[int, dict]:
 
 
 def summary(figures: dict[int, dict], sizes: list[int], batch: int) -> dict:
-    """Seconds per image of each stage, on the clock and of all cores, and what a run has saved."""
+    """Returns wall and CPU seconds per image of each stage, and ratios to the fixed size."""
     found = {"sizes": sizes}
     for key in ("seconds", "cpu_seconds"):
         rounds = zip(*(figures[size][key] for size in sizes))

@@ -1,13 +1,14 @@
-"""How many images a second a training step takes, beside `keras.applications`.
+"""Images per second of training steps, compared with `keras.applications`.
 
     python -m benchmarks.train_step [--cases=b0@192,s@128] [--batch=16] [--precision=bfloat16]
 
 Every contender trains the same variant on the same batch of random images with the same loss, the
-official RMSProp and precision, each in a process of its own, so that its peak memory is its own.
-They take turns: a round is a few steps of each, so that what else the machine does falls on all.
-"CPU" is the time of all cores that a step takes, which other work on the machine hardly changes.
-`ours` is what `--mode=train` runs: with weight decay, the moving average of the weights and the
-norm of the gradient, which Keras' own loop, "fit", goes without.
+official RMSProp and the same precision, each in its own process, so that peak memory is per
+contender. They take turns: a round is a few steps of each, so that other load on the machine
+affects all.
+"CPU" is the time that a step takes on all cores, which other load on the machine hardly changes.
+`ours` is the step of `--mode=train`: with weight decay, the moving average of the weights and the
+norm of the gradient, which Keras' own loop, "fit", omits.
 Prints a table for each case and writes JSON with --json.
 """
 
@@ -24,7 +25,7 @@ CONTENDERS = ("ours", "ours, fit", "keras.applications, fit")
 
 
 class Contender(MeasuringProcess):
-    """A process of `benchmarks.contenders`, asked for steps."""
+    """A process of `benchmarks.contenders`, which runs steps on request."""
 
     def __init__(self, name: str, case: str, options):
         settings = (str(options.batch), options.precision, options.jit)
@@ -35,7 +36,7 @@ class Contender(MeasuringProcess):
         self.rounds.append(self.ask(str(steps)))
 
     def close(self) -> dict:
-        """Returns the figures; seconds and CPU seconds are of a step, in every round."""
+        """Ends the process and returns its figures; seconds and CPU seconds per step, by round."""
         self.process.stdin.close()
         memory = self.answer()
         self.process.wait()
@@ -44,7 +45,7 @@ class Contender(MeasuringProcess):
 
 
 def run_case(case: str, options) -> dict:
-    """Contender -> figures."""
+    """Returns {contender: figures}."""
     wanted = options.only.split(";") if options.only else list(CONTENDERS)
     running = []
     for name in wanted:
@@ -60,7 +61,7 @@ def run_case(case: str, options) -> dict:
 
 
 def table(case: str, found: dict, options) -> str:
-    """One case. The ratios are medians over the rounds, to the last contender."""
+    """Formats one case. Ratios are relative to the last contender, as medians over the rounds."""
     base = list(found.values())[-1]
     head = f"{case}, batch {options.batch}, {options.precision}"
     lines = [f"{head:32} images/s   ratio  CPU ratio  first step, s (CPU)  peak MB"]

@@ -1,8 +1,8 @@
-"""Asks TensorFlow Serving by gRPC what is in images: pip install tensorflow-serving-api.
+"""Image classification with TensorFlow Serving by gRPC: pip install tensorflow-serving-api.
 
     python deploy/client.py photo.jpg more.png --server=localhost:8500 --model=photos --label=stable
 
-Prints a line of JSON per image. It needs nothing else of this project.
+Prints a line of JSON per image. Does not need any other file of this project.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-_MEGABYTES = 64  # Of a message; gRPC's own limit is 4.
+_MEGABYTES = 64  # Limit per message; gRPC's default is 4.
 
 
 def ask(server: str, model: str, images: list[bytes], label: str = "", seconds: float = 30) -> dict:
-    """Returns the outputs of `serving_default` for encoded images, as arrays by their names.
+    """Returns the outputs of `serving_default` for encoded images, as arrays by name.
 
-    `label` picks a version by its label, by default the newest.
+    `label` selects a version by its label; by default, the newest is used.
     Raises: grpc.RpcError; its code is INVALID_ARGUMENT if an image cannot be read.
     """
     request = predict_pb2.PredictRequest()

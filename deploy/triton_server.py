@@ -1,11 +1,11 @@
-"""Serves an export by NVIDIA's Triton: pip install nvidia-pytriton==0.7.0 tensorflow==2.15.1
+"""Triton server of an export: pip install nvidia-pytriton==0.7.0 tensorflow==2.15.1
 
     python deploy/triton_server.py serving/photos/1 --model=photos [--http_port=8000]
 
-Each signature is a model of Triton: `photos` is `serving_default`, `photos_predict_images`, … the
-others; inputs and outputs have their names, and a string is a tensor [N, 1] of bytes. It needs
-nothing else of this project. Triton runs the model in the interpreter's library, libpython3.11.so,
-which is looked for beside this interpreter. SIGINT and SIGTERM end it.
+Each signature becomes a Triton model: `photos` is `serving_default`, `photos_predict_images`, … are
+the others; inputs and outputs keep their names, and a string is a tensor [N, 1] of bytes. Does not
+need any other file of this project. Triton runs the model with Python's shared library,
+libpython3.11.so, which is searched for next to this interpreter. SIGINT and SIGTERM stop it.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-MOST_IMAGES = 32  # Of a batch.
+MOST_IMAGES = 32  # Per batch.
 
 
 def tensor_of(name: str, spec: tf.TensorSpec) -> Tensor:
-    """What Triton is told of an input or output, without its first dimension, that of a batch."""
+    """Returns Triton's specification of an input or output, without the batch dimension."""
     if spec.dtype == tf.string:
         return Tensor(name=name, dtype=bytes, shape=spec.shape[1:].as_list() or (1,))
     sizes = tuple(-1 if size is None else size for size in spec.shape[1:])
@@ -31,7 +31,7 @@ def tensor_of(name: str, spec: tf.TensorSpec) -> Tensor:
 
 
 def bind(triton: Triton, name: str, signature, wait_us: int) -> None:
-    """Makes a signature a model of Triton; requests within `wait_us` run as one batch."""
+    """Binds a signature as a Triton model; requests within `wait_us` run as one batch."""
     ((given, spec),) = signature.structured_input_signature[1].items()
 
     @batch

@@ -1,6 +1,6 @@
 """Exports: SavedModels for serving, other formats, verification, prediction, demo page.
 
-The package can be called, `efficientnetv2.export(run, "serving/photos")`; see
+The package is callable: `efficientnetv2.export(run, "serving/photos")`; see
 `efficientnetv2.export.saved_model.export`.
 """
 

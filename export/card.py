@@ -1,7 +1,7 @@
-"""`model_card.json`: what an export is, its source, signatures, deviations and checksums.
+"""Model card (`model_card.json`): source, signatures, deviations and checksums of an export.
 
-Deviations from the official code are listed in words; the reasons, and what differs in training
-alone, are in docs/deviations.md.
+Deviations from the official code are listed as text; the reasons, and the deviations that affect
+only training, are in docs/deviations.md.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ CARD_FILE = "model_card.json"
 
 
 def deviations(config: Config, adapted: Iterable[str] = ()) -> list[str]:
-    """Returns a sentence for each difference; `adapted`: what loading the weights changed."""
+    """Returns a sentence per deviation; `adapted`: changes made when the weights were loaded."""
     name = config.model.model_name
     named = [_OF_A_MODEL[name]] if name in _OF_A_MODEL else []
     official = override(Config(), flatten(model_layer(name, config.train.schedule)))
@@ -72,14 +72,14 @@ def write_card(
     difference: float,
     formats: dict,
 ) -> None:
-    """Writes the card; last of all, for it holds the checksums of every other file.
+    """Writes the card; must be called last, since it contains the checksums of all other files.
 
     Args:
-        weights: where the weights are from; `sha256` of their values is added.
+        weights: the source of the weights; `sha256` of their values is added.
         metrics: an evaluation of them, {"step", "loss", …}, or None if there was none.
         signatures: see `signatures_of`.
-        difference: the greatest of a score, between `model` and the export.
-        formats: what `write_formats` returns.
+        difference: the largest of any score, between `model` and the export.
+        formats: the result of `write_formats`.
     """
     card = {
         "model": model.name,
@@ -111,7 +111,8 @@ def write_card(
 def read_card(path: str) -> dict:
     """Returns the card of an export.
 
-    Raises: UserError if there is none, or it has no checksums: it is of an earlier version.
+    Raises: UserError if there is none, or if it lacks fields such as the checksums, as a card of
+    an earlier version does.
     """
     place = os.path.join(path, CARD_FILE)
     try:
@@ -128,7 +129,7 @@ def read_card(path: str) -> dict:
 
 
 def file_digests(path: str) -> dict[str, dict]:
-    """Returns {file: {"sha256", "bytes"}} of all files of an export but its card, sorted."""
+    """Returns {file: {"sha256", "bytes"}} of all files of an export except its card, sorted."""
     found = {}
     for folder, _, names in os.walk(path):
         for name in names:
@@ -141,9 +142,9 @@ def file_digests(path: str) -> dict[str, dict]:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """A digest of the names and values of all weights, in the order of their names.
+    """Returns a digest of the names and values of all weights, in the order of their names.
 
-    Equal for equal weights, on either Keras generation.
+    Equal weights have equal digests, on either Keras generation.
     """
     digest = hashlib.sha256()
     for path, weight in sorted(((var_path(w), w) for w in model.weights), key=lambda pair: pair[0]):
@@ -156,7 +157,7 @@ def weights_sha256(model: keras.Model) -> str:
 def signatures_of(loaded) -> dict:
     """Returns {signature: {"inputs" | "outputs": {name: {"dtype", "shape"}}}} of a SavedModel.
 
-    `loaded` is what `tf.saved_model.load` gave; None in a shape is any size.
+    `loaded` is the result of `tf.saved_model.load`; None in a shape means any size.
     """
     return {
         name: {
@@ -170,7 +171,7 @@ def signatures_of(loaded) -> dict:
 def expected_signatures(
     image_size: int, num_classes: int, labelled: bool, num_features: int
 ) -> dict:
-    """Returns what `signatures_of` gives for an export that keeps the contract."""
+    """Returns the signatures that an export must have, in the form of `signatures_of`."""
     answers = {
         "scores": _spec("float32", [None, num_classes]),
         "classes": _spec("int64", [None, min(TOP_K, num_classes)]),
@@ -192,7 +193,7 @@ def expected_signatures(
 
 
 def first_difference(found: dict, expected: dict) -> str | None:
-    """Says in words where signatures differ; None if they do not."""
+    """Describes the first difference between signatures; returns None if they are equal."""
     for name in [*expected, *(set(found) - set(expected))]:
         mine, theirs = found.get(name), expected.get(name)
         if mine is None or theirs is None:

@@ -1,4 +1,4 @@
-"""Comparing exports with their network: reference inputs, real images, score differences."""
+"""Comparison of exports with their network: reference inputs, real images, score differences."""
 
 import base64
 import dataclasses
@@ -17,22 +17,22 @@ from efficientnetv2.export.serving import evaluation_pixels
 from efficientnetv2.hparams import Config
 from efficientnetv2.training.losses import activation_of
 
-MAX_DIFFERENCE = 1e-4  # Of any score, between the model and its export.
+MAX_DIFFERENCE = 1e-4  # Largest allowed difference of a score of the export from the model's.
 EXPECTED_FILE = os.path.join("assets.extra", "expected_scores.json")
 
 # {signature: (its inputs by name, the scores of the Keras model, float32 [N, K])}
 Questions = dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
-# Where weights or activations are rounded. Google reports 0.8 to 1.6 points less accuracy for
-# EfficientNetV2 in 8 bits, so a point is what good rounding costs. Agreement also counts images
-# that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
+# Limits for quantized weights or activations. Google reports 0.8 to 1.6 points less accuracy for
+# EfficientNetV2 in 8 bits, so good quantization costs about one point. Agreement also counts
+# images that lie between two classes: a B0 that lost 0.1 points on CIFAR-10 agreed on 97%.
 MAX_ACCURACY_LOSS, MIN_AGREEMENT = 0.01, 0.95
 BATCH = 16
 Classify = Callable[[np.ndarray], np.ndarray]
-CALIBRATION, COMPARISON = 48, 64  # Images, evenly spread over a split.
+CALIBRATION, COMPARISON = 48, 64  # Numbers of images, evenly spaced over a split.
 
 
 def sample_images() -> list[bytes]:
-    """Returns two JPEGs, made here and always the same: wide and high, smooth with fine noise."""
+    """Returns two synthetic, deterministic JPEGs, one wide and one tall: smooth with fine noise."""
     rng = np.random.default_rng(0)
     images = []
     for height, width in ((240, 320), (400, 300)):
@@ -44,7 +44,7 @@ def sample_images() -> list[bytes]:
 
 
 def ask_model(model: keras.Model, config: Config) -> Questions:
-    """Asks a model about the sample images, by bytes, by uint8 pixels and by float pixels."""
+    """Runs a model on the sample images, given as bytes, as uint8 pixels and as float pixels."""
     encoded = sample_images()
     exact = np.stack([evaluation_pixels(e, config.eval.isize, config.data) for e in encoded])
     rounded = np.clip(np.round(exact), 0, 255).astype(np.uint8)
@@ -57,13 +57,13 @@ def ask_model(model: keras.Model, config: Config) -> Questions:
 
 
 def scores_of_model(model: keras.Model, config: Config, pixels: np.ndarray) -> np.ndarray:
-    """What the Keras network itself says: [N, S, S, 3] -> probabilities, float32 [N, K]."""
+    """Returns the scores of the Keras network: [N, S, S, 3] -> probabilities, float32 [N, K]."""
     activate = ACTIVATIONS[activation_of(config.train.loss_type)]
     return activate(tf.cast(model(pixels, training=False), tf.float32)).numpy()
 
 
 def score_difference(loaded, questions: Questions) -> float:
-    """Returns the greatest difference of a score of an export; NaN, if one is."""
+    """Returns the largest difference of any score of an export; NaN if any score is NaN."""
     differences = []
     for name, (inputs, expected) in questions.items():
         tensors = {key: tf.constant(value) for key, value in inputs.items()}
@@ -73,9 +73,9 @@ def score_difference(loaded, questions: Questions) -> float:
 
 
 def write_expected(path: str, questions: Questions) -> None:
-    """Writes `assets.extra/expected_scores.json`: images and scores, to prove a copy anywhere.
+    """Writes `assets.extra/expected_scores.json`: images and scores that verify any copy.
 
-    Pixels are stored as PNG, which loses nothing; those in float are left out.
+    Pixels are stored as PNG, which is lossless; float pixels are omitted.
     """
     (encoded, of_bytes), (pixels, of_pixels) = (
         (next(iter(inputs.values())), scores.tolist())
@@ -94,9 +94,9 @@ def write_expected(path: str, questions: Questions) -> None:
 
 
 def read_expected(path: str) -> Questions:
-    """Returns what `write_expected` wrote, without float pixels.
+    """Reads the images and scores that `write_expected` wrote, without float pixels.
 
-    Raises: OSError, ValueError or KeyError if the file is not there or holds something else.
+    Raises: OSError, ValueError or KeyError if the file is missing or has other content.
     """
     with open(os.path.join(path, EXPECTED_FILE), encoding="utf-8") as file:
         content = json.load(file)
@@ -120,15 +120,15 @@ def _in_base64(contents) -> list[str]:
 
 
 class ExportMismatch(RuntimeError):
-    """The export answers differently from the model that it was made of."""
+    """Raised if the outputs of an export differ from those of its model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How a file compares with its model on the same images.
+    """Comparison of an exported file with its model on the same images.
 
-    `max_difference`: the greatest of a score, NaN if one is. `agreement`: the share of images with
-    the same best class. The accuracies are None where labels are not known.
+    `max_difference`: the largest of any score, NaN if any score is NaN. `agreement`: the fraction
+    of images with the same best class. The accuracies are None if the labels are unknown.
     """
 
     images: int
@@ -153,10 +153,10 @@ def compare(
     images: np.ndarray,
     labels: np.ndarray | None = None,
 ) -> Parity:
-    """Asks both about the same images, in batches.
+    """Compares an exported file with its model on the same images, in batches.
 
-    Shapes: both functions: float32 [N, S, S, 3] in [0, 255] -> [N, K]; images the same; labels
-    integers [N].
+    Shapes: both functions map float32 [N, S, S, 3] in [0, 255] -> [N, K]; `images` are such an
+    input, `labels` integers [N].
     """
     ours, models = (
         np.concatenate(
@@ -175,9 +175,10 @@ def compare(
 
 
 def check(parity: Parity, name: str, *, quantised: bool) -> list[str]:
-    """Returns lines of warning about a rounded format; a float32 one is right or wrong.
+    """Returns warnings about a quantized format; a float32 format either passes or raises.
 
-    Raises: ExportMismatch if a score is not finite, or differs by more than 1e-4 without rounding.
+    Raises: ExportMismatch if a score is not finite, or if the format is not quantized and a score
+    differs by more than 1e-4.
     """
     if not np.isfinite(parity.max_difference):
         raise ExportMismatch(f"{name} gives scores that are not finite")
@@ -195,7 +196,7 @@ def check(parity: Parity, name: str, *, quantised: bool) -> list[str]:
         )
     if parity.accuracy is not None:
         loss = parity.model_accuracy - parity.accuracy
-        if loss > MAX_ACCURACY_LOSS + 1e-9:  # One image of a hundred is a point.
+        if loss > MAX_ACCURACY_LOSS + 1e-9:  # One of 100 images is exactly a point.
             lines.append(
                 f"{name} loses {100 * loss:.1f} points of accuracy on {parity.images} images; "
                 "more varied examples, or a format with float activations, lose less"
@@ -205,10 +206,10 @@ def check(parity: Parity, name: str, *, quantised: bool) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Pixels as the network sees them, float32 [N, S, S, 3] in [0, 255].
+    """Images as the network receives them: `pixels`, float32 [N, S, S, 3] in [0, 255].
 
-    `labels`: int64 [N], or None where they are not known or an example may have several.
-    `origin`: where they are from, for people.
+    `labels`: int64 [N], or None if they are unknown or an example may have several.
+    `origin`: a readable description of the source of the images.
     """
 
     pixels: np.ndarray
@@ -237,7 +238,7 @@ def from_split(config: Config, split: str, count: int) -> Images:
 
 
 def to_compare(config: Config) -> Images:
-    """Returns examples of the `eval` split, or, where its data is not there, two made-up images."""
+    """Returns examples of the `eval` split, or two synthetic images if its data is missing."""
     try:
         return from_split(config, "eval", COMPARISON)
     except UserError as error:

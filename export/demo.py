@@ -1,4 +1,4 @@
-"""Demo page (`--mode=demo`): classes, Grad-CAM and time of an image in the browser."""
+"""Demo page (`--mode=demo`): classes, Grad-CAM and inference time of an image in the browser."""
 
 import contextlib
 import os
@@ -24,15 +24,15 @@ from efficientnetv2.training.losses import activation_of
 
 try:
     import gradio
-except ModuleNotFoundError:  # An extra.
+except ModuleNotFoundError:  # An optional dependency.
     gradio = None
 
 TOP = 5
-EXAMPLES = 6  # Of the evaluation split, evenly spread.
+EXAMPLES = 6  # Images of the evaluation split, evenly spaced.
 
 
 class Viewer:
-    """What the page shows of a photo."""
+    """Computes what the page shows for a photo."""
 
     def __init__(self, model: keras.Model, config: Config, class_names: Sequence[str]):
         activation = activation_of(config.train.loss_type)
@@ -43,10 +43,10 @@ class Viewer:
         self._look(sample_images()[0])  # The first call traces, which takes seconds.
 
     def look(self, path: str) -> tuple[dict[str, float], np.ndarray, str]:
-        """Image file -> scores of the best classes by name, Grad-CAM of the best, the time taken.
+        """Returns the scores of an image's best classes by name, Grad-CAM of the best, and time.
 
-        The picture is uint8 [S, S, 3]: what the network sees, under a map of what speaks for it.
-        Raises: UserError if the file is no readable image.
+        The Grad-CAM picture is uint8 [S, S, 3]: the network's input under a map of the evidence.
+        Raises: UserError if the file is not a readable image.
         """
         with open(path, "rb") as file:
             return self._look(file.read())
@@ -68,7 +68,7 @@ class Viewer:
 
 
 def build_page(viewer: Viewer, title: str, examples: Sequence[str] = ()):
-    """Returns a `gradio.Blocks`. It loads nothing from outside; `examples` are image files.
+    """Returns a `gradio.Blocks` without external resources; `examples` are image files.
 
     Raises: UserError if gradio is not installed.
     """
@@ -103,7 +103,7 @@ def build_page(viewer: Viewer, title: str, examples: Sequence[str] = ()):
 
 
 def serve(page, port: int | None = None) -> str:
-    """Starts the page on this machine alone and returns its address; `port` None: a free one.
+    """Serves the page on localhost only and returns its address; `port` None: any free port.
 
     Raises: OSError if the port is taken.
     """
@@ -116,7 +116,7 @@ def serve(page, port: int | None = None) -> str:
         prevent_thread_lock=True,
         show_error=True,
         footer_links=[],
-        theme=gradio.themes.Default(**fonts),  # Others load their fonts from Google.
+        theme=gradio.themes.Default(**fonts),  # Other themes load their fonts from Google.
     )
     return url
 
@@ -125,14 +125,15 @@ def serve(page, port: int | None = None) -> str:
 def demo(
     run: str | os.PathLike | Trained, *, port: int | None = None, verbose: bool = False
 ) -> Iterator[tuple[str, object]]:
-    """Serves a page on this machine where a trained network can be tried, inside a `with` block.
+    """Serves a demo page for a trained network on this machine, inside a `with` block.
 
-    The page shows the classes, Grad-CAM and the time of a dropped photo, and examples of the split
-    `eval` if the data is there. It works offline and cannot be reached from other machines.
+    The page shows the classes, Grad-CAM and inference time of a dropped photo, and examples of
+    the `eval` split if its data is available. It works offline and cannot be reached from other
+    machines.
 
     Args:
-        run: directory of a run, or what `load_run` or `load_pretrained` returned.
-        port: of the page; None: a free one.
+        run: directory of a run, or the result of `load_run` or `load_pretrained`.
+        port: port of the page; None: any free port.
 
     Yields: (address, page); `page.block_thread()` serves until Ctrl-C.
 
@@ -161,7 +162,7 @@ def demo(
 
 
 def _examples(config: Config, folder: str) -> list[str]:
-    """Writes images of the `eval` split to files; none, with a note, if the data is missing."""
+    """Writes images of the `eval` split to files; prints a note instead if the data is missing."""
     try:
         source = open_source(config.data, "eval", config.train.seed)
     except UserError as error:

@@ -1,7 +1,7 @@
 """File formats next to the SavedModel: TensorFlow Lite, ONNX, OpenVINO.
 
-To add a format: a row in `FORMATS` with what writes and what loads it. Each file is compared with
-the network. Needs the extra `export`.
+To add a format, add a row with its writer and loader to `FORMATS`. Each file is compared with the
+network. Requires the extra `export`.
 """
 
 import dataclasses
@@ -35,17 +35,17 @@ SAVED_MODEL = "saved_model"
 
 
 def write_onnx(graph_def: GraphDef, image_size: int, path: str) -> None:
-    """Writes the part of a frozen graph that makes `scores`; see `freeze`.
+    """Writes the part of a frozen graph that computes `scores` as ONNX; see `freeze`.
 
     Shapes: `images` float32 [N, S, S, 3], pixels in [0, 255] -> `scores` float32 [N, K]; N is free.
-    Inside, channels come first: one transpose after the normalisation, none behind it.
+    Internally, channels come first: the only transpose follows the normalization.
     """
     import onnx
     import tf2onnx
     from tensorflow.python.util import deprecation
 
     names = {f"{INPUT}:0": INPUT, "scores:0": "scores"}
-    with deprecation.silence():  # It calls functions of TensorFlow 1.
+    with deprecation.silence():  # tf2onnx calls functions of TensorFlow 1.
         model, _ = tf2onnx.convert.from_graph_def(
             graph_def,
             name="efficientnetv2",
@@ -65,9 +65,9 @@ def write_onnx(graph_def: GraphDef, image_size: int, path: str) -> None:
 
 
 def _drop_idle_reshapes(model) -> None:
-    """Removes reshapes to the shape that a tensor has.
+    """Removes reshapes to the shape that a tensor already has.
 
-    tf2onnx leaves two in each squeeze-and-excite. They are free of work, but onnxruntime leaves its
+    tf2onnx leaves two in each squeeze-and-excite. They do no work, but onnxruntime leaves its
     blocked layout for them: 16 ms instead of 12 for a B0.
     """
     import onnx
@@ -99,7 +99,7 @@ def _drop_idle_reshapes(model) -> None:
 
 
 def load_onnx(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `classify(images) -> scores` of a file by `write_onnx`, run by onnxruntime on CPUs.
+    """Returns `classify(images) -> scores` of a `write_onnx` file, run by onnxruntime on CPUs.
 
     Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K].
     """
@@ -114,10 +114,10 @@ def load_onnx(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def write_openvino(graph_def: GraphDef, image_size: int, path: str) -> None:
-    """Writes the part of a frozen graph that makes `scores` to `path`, NAME.xml, and NAME.bin.
+    """Writes the part of a frozen graph that computes `scores` to `path`, NAME.xml, and NAME.bin.
 
     Shapes: `images` float32 [N, S, S, 3], pixels in [0, 255] -> `scores` float32 [N, K]; N is free.
-    Weights are float32. The frozen graph is read as it is: by way of ONNX it is as fast.
+    Weights are float32. The frozen graph is read directly; going through ONNX is just as fast.
     """
     import openvino
 
@@ -135,10 +135,11 @@ def write_openvino(graph_def: GraphDef, image_size: int, path: str) -> None:
 
 
 def load_openvino(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `classify(images) -> scores` of a file that `write_openvino` wrote, on CPUs.
+    """Returns `classify(images) -> scores` of a `write_openvino` file, run on CPUs.
 
     Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K]. It computes in float32;
-    OpenVINO's default is bfloat16 where a CPU has it, which moves scores by several percent.
+    by default, OpenVINO uses bfloat16 on CPUs that support it, which changes scores by several
+    percent.
     """
     import openvino
 
@@ -154,11 +155,11 @@ def load_openvino(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One file format.
+    """A file format.
 
-    `file_name` is that in the folder of an export. `quantised`: weights or activations have fewer
+    `file_name`: the name in the folder of an export. `quantised`: weights or activations have fewer
     bits than float32. `needs_examples`: `write` needs images. `writes_with` and `loads_with`: the
-    modules that are not in requirements.txt.
+    required modules that are not in requirements.txt.
     """
 
     name: str
@@ -177,9 +178,9 @@ class Format:
         folder: str,
         examples: Iterable[np.ndarray] | None = None,
     ) -> str:
-        """Writes `folder/file_name` and returns its path; `examples` as `write_tflite` says.
+        """Writes `folder/file_name` and returns its path; `examples` as for `write_tflite`.
 
-        Raises: UserError if a package is missing, or examples are that are needed.
+        Raises: UserError if a package or required examples are missing.
         """
         self.check_installed()
         path = os.path.join(folder, self.file_name)
@@ -199,7 +200,7 @@ class Format:
         return self.loader(path)
 
     def check_installed(self) -> None:
-        """Raises: UserError if a package to write or to load the format is missing."""
+        """Checks the packages to write and load the format. Raises: UserError if one is missing."""
         self._check((*self.writes_with, *self.loads_with))
 
     def _check(self, modules: tuple[str, ...]) -> None:
@@ -259,9 +260,9 @@ def find_format(name: str) -> Format:
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the formats beside the SavedModel, each once.
+    """Returns the formats to write in addition to the SavedModel, without duplicates.
 
-    Raises: UserError for a name that is not known, or a package that is not installed.
+    Raises: UserError for an unknown name, or a package that is not installed.
     """
     for name in names:
         if name != SAVED_MODEL and name not in FORMATS:
@@ -276,13 +277,13 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
 def write_formats(
     names: Sequence[str], graph_def: GraphDef, model: keras.Model, config: Config, folder: str
 ) -> dict[str, dict]:
-    """Writes a file of each format; returns what the card says of each.
+    """Writes a file of each format; returns their entries in the model card.
 
-    That is the greatest difference of a score, the agreement and the accuracies, on examples of the
-    `eval` split. 8-bit formats are calibrated on examples of `train`.
+    An entry has the largest difference of any score, the agreement and the accuracies, on examples
+    of the `eval` split. 8-bit formats are calibrated on examples of `train`.
 
-    Raises: UserError if examples are needed and the data set is not there; ExportMismatch if a
-    format without rounding differs by more than 1e-4.
+    Raises: UserError if examples are needed and the data set is missing; ExportMismatch if a
+    format without quantization differs by more than 1e-4.
     """
     if not names:
         return {}

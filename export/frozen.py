@@ -1,4 +1,4 @@
-"""A network as a graph for inference: weights are constants, BatchNorm is part of convolutions."""
+"""Frozen inference graphs: weights become constants, BatchNorm is folded into convolutions."""
 
 from collections import Counter
 
@@ -11,19 +11,19 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 INPUT, OUTPUTS = "images", ("scores", "logits", "features")
 ACTIVATIONS = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
-_FILTER_SCALES = {  # Shape that multiplies the output channels of a filter.
+_FILTER_SCALES = {  # Shapes a scale so that it multiplies the output channels of the filters.
     "Conv2D": lambda scale, filters: scale,
     "DepthwiseConv2dNative": lambda scale, filters: scale.reshape(filters.shape[2:]),
 }
 
 
 def freeze(model: keras.Model, image_size: int, activation: str = "softmax") -> GraphDef:
-    """Returns the graph from `images` to `scores`, `logits` and `features`, free of variables.
+    """Returns the graph from `images` to `scores`, `logits` and `features`, without variables.
 
     Shapes: float32 [N, S, S, 3], pixels in [0, 255] -> float32 [N, K] probabilities, [N, K] and
-    [N, C] pooled features. `activation`, "softmax" or "sigmoid", makes scores of logits.
-    BatchNorm is in inference mode; where it follows a convolution it is folded into filters and a
-    bias, and what normalises pixels into the stem, so results differ from the model's by rounding.
+    [N, C] pooled features. `activation`, "softmax" or "sigmoid", turns logits into scores.
+    BatchNorm is in inference mode. After a convolution, it is folded into the filters and a bias;
+    pixel normalization is folded into the stem. So results differ from the model's by rounding.
     """
     both = keras.Model(model.input, [model.output, model.get_layer("head_pool").output])
 
@@ -54,7 +54,7 @@ def as_function(graph_def: GraphDef):
 
 
 class _Graph:
-    """Nodes by name; an input is "NAME", "NAME:1" or, for control, "^NAME"."""
+    """Graph nodes by name; an input is "NAME", "NAME:1" or, for a control input, "^NAME"."""
 
     def __init__(self, graph_def: GraphDef):
         self.versions = graph_def.versions
@@ -67,7 +67,7 @@ class _Graph:
             self.nodes[name] = node
 
     def drop_identities(self) -> None:
-        """Lets each node read what it stands for; a custom gradient leaves many behind."""
+        """Bypasses identities, which custom gradients leave behind, and drops control inputs."""
 
         def source(name: str) -> str:
             node = self.nodes[name.split(":")[0].removeprefix("^")]
@@ -81,7 +81,7 @@ class _Graph:
             node.input.extend(kept)
 
     def fold_batch_norms(self) -> None:
-        """conv(x, w) * scale + shift -> conv(x, w * scale) + shift."""
+        """Rewrites conv(x, w) * scale + shift as conv(x, w * scale) + shift."""
         readers = Counter(name for node in self.nodes.values() for name in node.input)
         for node in [n for n in self.nodes.values() if n.op == "FusedBatchNormV3"]:
             conv = self.nodes[node.input[0].split(":")[0]]
@@ -91,10 +91,10 @@ class _Graph:
                 self._fold(conv, node)
 
     def fold_pixel_scale(self, width: int) -> None:
-        """conv(images * scale + offset, w) -> conv(images + offset / scale, w * scale).
+        """Rewrites conv(images * scale + offset, w) as conv(images + offset / scale, w * scale).
 
-        Zeros that pad images stay what they are. The sum's constant is as wide as an image, which
-        all runtimes add faster than three numbers to each pixel.
+        Zero padding of the images stays zero. The added constant is as wide as an image, which
+        all runtimes add faster than three numbers per pixel.
         """
         readers = Counter(name for node in self.nodes.values() for name in node.input)
         for conv in [n for n in self.nodes.values() if n.op == "Conv2D"]:
@@ -113,7 +113,7 @@ class _Graph:
             add.input[:] = [INPUT, self._constant(f"{add.name}/row", row)]
 
     def _chain(self, name: str, ops: tuple[str, ...]) -> list[NodeDef]:
-        """The nodes from `name` upwards by first inputs, of these operations in this order."""
+        """Returns the nodes with these `ops`, in this order, upstream of `name` by first inputs."""
         chain = []
         for op in ops:
             node = self.nodes[name.split(":")[0]]
@@ -147,7 +147,7 @@ class _Graph:
         return name
 
     def rebuilt(self) -> GraphDef:
-        """What the outputs need, each node after those that it reads."""
+        """Returns the graph of all nodes that the outputs need, in topological order."""
         found: dict[str, NodeDef] = {}
         waiting = [(name, False) for name in reversed(OUTPUTS)]
         while waiting:

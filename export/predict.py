@@ -1,4 +1,4 @@
-"""Prediction: the best classes of image files, by a network or by its export."""
+"""Prediction: the best classes of image files, from a trained network or an export."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -24,16 +24,16 @@ def predict(
     *,
     verbose: bool = False,
 ) -> Iterator[dict]:
-    """Yields the best classes of images, one image at a time, by a trained network or an export.
+    """Yields the best classes of images, one image at a time, from a trained network or an export.
 
     Args:
         run: directory of a run or of an export (a SavedModel or the folder of its versions), or
-            what `load_run` or `load_pretrained` returned.
-        images: image files, and folders whose images are taken in the order of their names.
+            the result of `load_run` or `load_pretrained`.
+        images: image files, and folders, whose images are read in the order of their names.
         verbose: print each image's classes with bars.
 
     Yields: {"image": path, "top": [{"class": index, "label": name, "score": share in [0, 1]}, …]},
-        best class first, five at most; of a run each also has its "logit".
+        best class first, at most five; for a run, each also has its "logit".
 
     Raises: UserError for a path that does not exist, and naming a file that is not an image.
 
@@ -84,8 +84,8 @@ def predict_files(
     """Yields {"image", "top": [{"class", "label", "score"}, …]} per image, best class first.
 
     `classify` is a `serving_default`, or `ServingModule.classify`, which adds each "logit"; `show`
-    is given the lines for a person to read.
-    Raises: UserError naming a file that is no image.
+    receives the human-readable lines.
+    Raises: UserError naming a file that is not an image.
     """
     for path in find_images(paths):
         try:

@@ -1,4 +1,4 @@
-"""SavedModel for TensorFlow Serving: written completely or not at all, and verified."""
+"""SavedModel export for TensorFlow Serving: written atomically and verified."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -64,9 +64,9 @@ def write_warmup(path: str, image_size: int) -> None:
 
 
 def read_warmup(path: str) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
-    """Yields (signature, its inputs by name) of each warm-up request of an export.
+    """Yields (signature, its inputs by name) for each warm-up request of an export.
 
-    Raises: tf.errors.OpError if the file is not there or damaged.
+    Raises: tf.errors.OpError if the file is missing or damaged.
     """
     for record in tf.data.TFRecordDataset(os.path.join(path, WARMUP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
@@ -86,19 +86,19 @@ def export(
     """Exports a trained network as a SavedModel for TensorFlow Serving, and verifies it.
 
     Decoding, cropping, resizing and normalization are in the graph. The folder is written
-    completely or not at all, and never over an existing version.
+    atomically, and never over an existing version.
 
     Args:
-        run: directory of a run, or what `load_run` or `load_pretrained` returned.
-        export_dir: gets a folder per version, as TensorFlow Serving takes it.
-        formats: also "tflite", "tflite_fp16", "tflite_int8", "onnx", "openvino".
-        version: 1 or more; None: the next free one.
+        run: directory of a run, or the result of `load_run` or `load_pretrained`.
+        export_dir: folder of the versions, one subfolder each, as TensorFlow Serving expects it.
+        formats: additional formats: "tflite", "tflite_fp16", "tflite_int8", "onnx", "openvino".
+        version: version number, at least 1; None: the next free one.
         verbose: print how the formats compare with the network.
 
     Returns: the path of the version, such as "serving/photos/1".
 
-    Raises: UserError if it cannot be written, exists, or a format lacks its packages;
-        ExportMismatch if the export, read back, differs from the network.
+    Raises: UserError if the version exists or cannot be written, or if packages of a format are
+        not installed; ExportMismatch if the export, read back, differs from the network.
 
     Example:
         path = effnet.export("runs/photos", "serving/photos", formats=("tflite", "onnx"))
@@ -140,16 +140,17 @@ def export_saved_model(
 ) -> str:
     """Writes `path/VERSION/`, verifies it and returns its path.
 
-    The version is `version`, or the next free one. The folder gets its name only when complete
-    and verified. It holds signatures `serving_default` (encoded image bytes), `predict_images`
-    (uint8 pixels), `predict_images_float` and `predict_features`, `assets/labels.txt`, in
-    `assets.extra/` warm-up requests and the scores of the model for some images, and
-    `model_card.json`, in which `weights` says where the weights are from and `metrics` what they
-    reach, see `write_card`. Scores are those of `train.loss_type`. `formats`: names of `FORMATS`,
-    whose files lie beside the SavedModel; see `write_formats`.
+    The version is `version`, or the next free one. The folder gets its final name only once it is
+    complete and verified. It contains the signatures `serving_default` (encoded image bytes),
+    `predict_images` (uint8 pixels), `predict_images_float` and `predict_features`;
+    `assets/labels.txt`; warm-up requests and the model's scores for some images in
+    `assets.extra/`; and `model_card.json`, which includes `weights`, the source of the weights,
+    and `metrics`, their evaluation, see `write_card`. Scores use the activation of
+    `train.loss_type`. `formats`: names of `FORMATS`, whose files are written next to the
+    SavedModel; see `write_formats`.
 
-    Raises: UserError if `path` cannot be written to, or has this version, or a format lacks
-    something; ExportMismatch if the export, read back, differs from the model.
+    Raises: UserError if `path` cannot be written to or already has this version, or if a format
+    lacks a package or its data; ExportMismatch if the export, read back, differs from the model.
     """
     others = check_formats(formats)
     activation = activation_of(config.train.loss_type)
@@ -178,16 +179,16 @@ def export_saved_model(
 
 
 def compare_with_model(path: str, model: keras.Model, config: Config) -> float:
-    """Reads an export back, asks it and the model about the same images, by bytes and by pixels.
+    """Reads an export back and compares it with the model on images given as bytes and pixels.
 
-    Returns the greatest difference of a score.
+    Returns the largest difference of any score.
     Raises: ExportMismatch if a signature is missing, or a score differs by more than 1e-4.
     """
     return _read_back(path, ask_model(model, config))[0]
 
 
 def _read_back(path: str, questions: Questions) -> tuple[float, dict]:
-    """Returns what `compare_with_model` does, and the signatures as they were read."""
+    """Returns the difference, see `compare_with_model`, and the signatures that were read."""
     loaded = tf.saved_model.load(path)
     missing = set(SIGNATURES) - set(loaded.signatures)
     if missing:

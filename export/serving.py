@@ -1,4 +1,4 @@
-"""Image bytes in, classes out: what inference and the SavedModel run."""
+"""Serving functions from image bytes to classes, used for inference and in the SavedModel."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,21 @@ SIGNATURES = "serving_default", "predict_images", "predict_images_float", "predi
 
 
 class ServingModule(tf.Module):
-    """A trained model with its preprocessing and its class names, all of it constants.
+    """A trained model with its preprocessing and its class names, all stored as constants.
 
     The functions become the signatures of the SavedModel; their names and those of their inputs
     and outputs are the same on both Keras generations. `scores` are probabilities, float32 [N, K];
     `classes` the indices of the k best, int64 [N, k], best first; `labels` their names.
-    `activation`, "softmax" or "sigmoid", makes scores of logits; see `losses.activation_of`.
+    `activation`, "softmax" or "sigmoid", turns logits into scores; see `losses.activation_of`.
 
-    Raises: InvalidArgumentError from a call with bytes that are no image, or with one of more than
-    `data.max_pixels` pixels; its text holds the position in the batch, as "image_3" or "image 3".
-    `classify`, no signature, is `serving_default` with `logits`, float32 [N, K].
-    `pixels` turns image bytes, string [N], into what the network sees: float32 [N, S, S, 3] as
-    resized, not rounded; `predict_images` takes uint8, which is up to half a level away.
+    `classify`, which is not a signature, is `serving_default` with `logits`, float32 [N, K].
+    `pixels` turns image bytes, string [N], into the network's input: float32 [N, S, S, 3], resized
+    and not rounded; the uint8 input of `predict_images` differs from it by up to half a level.
     `graph` is the frozen network, see `frozen.freeze`.
+
+    Raises: InvalidArgumentError from a call with bytes that are not an image, or with an image of
+    more than `data.max_pixels` pixels; its message contains the position in the batch, as "image_3"
+    or "image 3".
     """
 
     def __init__(
@@ -94,12 +96,12 @@ class ServingModule(tf.Module):
         self.predict_features = predict_features
 
     def signatures(self) -> dict:
-        """The functions by the name of their signature."""
+        """Returns the functions by the names of their signatures."""
         return {name: getattr(self, name) for name in SIGNATURES}
 
 
 def evaluation_pixels(image_bytes, image_size: int, data: DataConfig, position=None) -> tf.Tensor:
-    """Scalar string -> float32 [S, S, 3]: what the network sees, see `preprocess_eval`."""
+    """Decodes a scalar string to the network's input, float32 [S, S, 3]; see `preprocess_eval`."""
     return preprocess_eval(
         image_bytes,
         image_size,

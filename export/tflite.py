@@ -1,9 +1,9 @@
 """TensorFlow Lite files: float32, float16 weights or 8-bit integers.
 
-TensorFlow Lite's own calibration takes each tensor from its least to its greatest value. After
-SiLU those are set by few outliers, and the rest shares a handful of the 256 levels; so ranges of
-activations are measured on images, a ten-thousandth of the values is cut off at both ends, and the
-ranges are written into the frozen graph.
+TensorFlow Lite's own calibration uses the minimum and maximum of each tensor. After SiLU, these are
+determined by a few outliers, and all other values share a handful of the 256 levels. Therefore
+ranges of activations are measured on images, a ten-thousandth of the values is cut off at each end,
+and the ranges are written into the frozen graph.
 """
 
 import os
@@ -19,26 +19,26 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.export.frozen import INPUT
 
-CUT_OFF = 1e-4  # The share of values beyond each end of a range, in a batch.
+CUT_OFF = 1e-4  # Fraction of the values of a batch beyond each end of a range.
 BATCH = 8
-# What has no range of its own: constants, what only moves values, and outputs in float32.
+# Operations without a range of their own: constants, data movement, and float32 outputs.
 _WITHOUT_RANGE = {"Const", "Placeholder", "Identity", "Softmax"} | {
     *("Reshape", "Squeeze", "Pad", "PadV2", "Transpose", "ExpandDims", "Shape", "StridedSlice"),
 }
-_FUSED_INTO = {  # What TensorFlow Lite computes in one step with the operation before.
+_FUSED_INTO = {  # Operations that TensorFlow Lite fuses with the one before.
     "BiasAdd": ("Conv2D", "DepthwiseConv2dNative", "MatMul"),
     "Relu": ("BiasAdd", "AddV2"),
     "Relu6": ("BiasAdd", "AddV2"),
 }
-_FIXED = {"Sigmoid": (0.0, 255 / 256), "Tanh": (-1.0, 127 / 128)}  # As its kernels demand.
+_FIXED = {"Sigmoid": (0.0, 255 / 256), "Tanh": (-1.0, 127 / 128)}  # Required by its kernels.
 KINDS = ("float32", "float16", "int8")
 
 
 def with_ranges(graph_def: GraphDef, examples: Iterable[np.ndarray]) -> GraphDef:
-    """Returns the graph with a FakeQuant operation behind each activation.
+    """Returns the graph with a FakeQuant operation after each activation.
 
-    Shapes: examples are float32 [S, S, 3] in [0, 255]. A range is the mean over batches of 8; it
-    contains 0. The input has [0, 255], so that its levels are the 256 values of a byte.
+    Shapes: examples are float32 [S, S, 3] in [0, 255]. A range is the mean over batches of 8 and
+    includes 0. The input's range is [0, 255], so that its levels are the 256 values of a byte.
     """
     names = _activations(graph_def)
     ranges = dict(zip(names, _measured(graph_def, names, examples), strict=True))
@@ -58,7 +58,7 @@ def with_ranges(graph_def: GraphDef, examples: Iterable[np.ndarray]) -> GraphDef
 
 
 def _activations(graph_def: GraphDef) -> list[str]:
-    """Names of the nodes whose values TensorFlow Lite stores, but for logits and scores."""
+    """Returns the names of nodes whose values TensorFlow Lite stores, except logits and scores."""
     nodes = {node.name: node for node in graph_def.node}
     readers = Counter(name for node in graph_def.node for name in node.input)
     fused = {
@@ -80,7 +80,7 @@ def _activations(graph_def: GraphDef) -> list[str]:
 
 
 def _measured(graph_def: GraphDef, names: list[str], examples) -> np.ndarray:
-    """Lower and upper ends, float [len(names), 2]."""
+    """Measures the lower and upper ends of the ranges, float [len(names), 2]."""
 
     @tf.function
     def ends(images):
@@ -124,16 +124,16 @@ def write_tflite(
     kind: str,
     examples: Iterable[np.ndarray] | None = None,
 ) -> None:
-    """Writes the part of a frozen graph that makes `scores`; see `freeze`.
+    """Writes the part of a frozen graph that computes `scores`; see `freeze`.
 
-    Shapes: `images` [1, S, S, 3] -> `scores` float32 [1, K]; pixels in [0, 255] are float32, for
-    int8 uint8. The batch is fixed, as phones' accelerators want it; `resize_tensor_input` takes
-    any, except where there is group normalisation, which TensorFlow Lite cannot resize.
+    Shapes: `images` [1, S, S, 3] -> `scores` float32 [1, K]; pixels in [0, 255] are float32, or
+    uint8 for int8. The batch size is fixed, as phone accelerators require; `resize_tensor_input`
+    accepts any size, except with group normalization, which TensorFlow Lite cannot resize.
 
     Args:
-        kind: "float32"; "float16": weights at half size, computed with in float32 where the
-            runtime has nothing better; "int8": activations, and weights by the channel. The
-            classifier stays in float, as 256 levels are too few for small scores.
+        kind: "float32"; "float16": weights of half the size, with computation in float32 unless
+            the runtime has something better; "int8": 8-bit activations, and weights per channel.
+            The classifier stays in float, since 256 levels are too few for small scores.
         examples: float32 images [S, S, 3] in [0, 255] as in training, for the ranges of int8.
 
     Raises: UserError for int8 without examples, or an unknown kind.
@@ -172,9 +172,9 @@ def write_tflite(
 def load_tflite(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Returns `classify(images) -> scores` of a file that `write_tflite` wrote.
 
-    Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K]. LiteRT's interpreter
-    runs it where it is installed, else TensorFlow's; on all CPUs of this process, image by image:
-    batches are no faster.
+    Shapes: float32 or uint8 [N, S, S, 3] in [0, 255] -> float32 [N, K]. Uses LiteRT's interpreter
+    if it is installed, otherwise TensorFlow's, on all CPUs of this process and image by image,
+    since batches are not faster.
     """
     interpreter = open_interpreter(path, len(os.sched_getaffinity(0)))
     interpreter.allocate_tensors()
@@ -198,11 +198,11 @@ def load_tflite(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def open_interpreter(path: str, num_threads: int):
-    """Returns LiteRT's interpreter of a file, or TensorFlow's where LiteRT is not installed."""
+    """Returns LiteRT's interpreter of a file, or TensorFlow's if LiteRT is not installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        with warnings.catch_warnings():  # That TensorFlow's is to go.
+        with warnings.catch_warnings():  # TensorFlow's interpreter is deprecated.
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
             return tf.lite.Interpreter(path, num_threads=num_threads)
     return Interpreter(path, num_threads=num_threads)

@@ -36,12 +36,12 @@ from efficientnetv2.export.versions import find_version
 from efficientnetv2.training.load_trained import Trained, as_trained
 
 LATENCY_BATCHES = (1, 8)
-_WIDTH = 26  # Of the names in the table.
-_SECONDS, _LEAST, _MOST = 1.0, 5, 200  # Of calls per signature and batch size.
+_WIDTH = 26  # Characters of the name column in the table.
+_SECONDS, _LEAST, _MOST = 1.0, 5, 200  # Time and number of calls per signature and batch size.
 
 
 class Check(NamedTuple):
-    """What was looked at, whether it is as it should be, and what was found, in words."""
+    """A verification check: its name, whether it passed, and a readable result."""
 
     name: str
     passed: bool
@@ -55,18 +55,19 @@ def verify(
     output_dir: str | os.PathLike | None = None,
     verbose: bool = False,
 ) -> dict:
-    """Verifies an export anywhere: checksums, signatures, warm-up, stored scores; and its latency.
+    """Verifies an export on any machine: checksums, signatures, warm-up, stored scores, latency.
 
     Args:
-        export_dir: a SavedModel that `export` wrote, or the folder of its versions (the newest).
-        run: compares also with this network: a run, or what `load_run` or `load_pretrained`
-            returned.
-        output_dir: gets request.json, a request for TensorFlow Serving.
+        export_dir: a SavedModel written by `export`, or the folder of its versions, of which the
+            newest is verified.
+        run: a network to compare the export with: the directory of a run, or the result of
+            `load_run` or `load_pretrained`; None: no comparison.
+        output_dir: folder for request.json, a request for TensorFlow Serving.
         verbose: print a table, and a command that queries TensorFlow Serving.
 
     Returns: {"verified": path, "checks": {name: result}, "latency": {call: {"p50_ms", …}}}.
 
-    Raises: UserError naming the first check that failed; later ones are not made.
+    Raises: UserError naming the first check that failed; later checks are skipped.
 
     Example:
         effnet.verify("serving/photos", "runs/photos")["latency"]
@@ -91,7 +92,7 @@ def verify(
 
 
 def _parity(path: str, run: Trained) -> Iterator[Check]:
-    """Yields the check that the export gives the scores of a network."""
+    """Yields the check that the export reproduces the scores of a network."""
     source = run.model_dir or run.loaded.source
     try:
         difference = compare_with_model(path, run.model, run.config)
@@ -104,7 +105,7 @@ def _parity(path: str, run: Trained) -> Iterator[Check]:
 
 
 def _curl(path: str, output_dir: str | None) -> str:
-    """A command that queries a server; the image is in a file if there is an `output_dir`."""
+    """Returns a command that queries a server; with `output_dir`, the image is in a file."""
     if output_dir:
         output_dir = as_path(output_dir, "output_dir")
         file = os.path.join(output_dir, "request.json")
@@ -117,16 +118,16 @@ def _curl(path: str, output_dir: str | None) -> str:
 
 
 def prove(path: str) -> Iterator[Check]:
-    """Yields a check of each part of an export, a version; ends with the first that failed.
+    """Yields a check of each part of an exported version; stops after the first failure.
 
-    Files by their checksums, signatures by the contract, a replay of the warm-up requests, and the
-    stored scores, which the export must give within 1e-4.
+    The checks are the checksums of the files, the expected signatures, a replay of the warm-up
+    requests, and the stored scores, which the export must reproduce within 1e-4.
     """
     card = loaded = None
     for name, check in _CHECKS.items():
         try:
             card = card or read_card(path)
-            if name != "files":  # Files that are not the exported ones are never loaded.
+            if name != "files":  # Never load files that differ from the exported ones.
                 loaded = loaded or tf.saved_model.load(path)
             yield Check(name, True, check(path, card, loaded))
         except (UserError, ValueError, KeyError, TypeError, OSError, tf.errors.OpError) as error:
@@ -192,9 +193,9 @@ _CHECKS: dict[str, Callable[[str, dict, object], str]] = {
 
 
 def latencies(path: str) -> dict[str, dict]:
-    """Measures calls of an export: {"serving_default, batch 1": {"p50_ms", "p99_ms", "calls"}, …}.
+    """Measures an export's latency: {"serving_default, batch 1": {"p50_ms", "p99_ms", "calls"}, …}.
 
-    In this process, after one call that is not counted; takes a few seconds.
+    Runs in this process, after one warm-up call that is not counted; takes a few seconds.
     """
     loaded, measured = tf.saved_model.load(path), {}
     size = read_card(path)["preprocessing"]["image_size"]
@@ -217,7 +218,7 @@ def latencies(path: str) -> dict[str, dict]:
 
 
 def _times(call: Callable) -> list[float]:
-    """Seconds of each call."""
+    """Returns the seconds of each call, after one warm-up call."""
     call().numpy()
     times, end = [], time.monotonic() + _SECONDS
     while len(times) < _LEAST or (time.monotonic() < end and len(times) < _MOST):
@@ -228,19 +229,19 @@ def _times(call: Callable) -> list[float]:
 
 
 def rest_url(path: str) -> str:
-    """Where TensorFlow Serving answers for the export `MODEL/VERSION`, by default."""
+    """Returns TensorFlow Serving's default URL for the export `MODEL/VERSION`."""
     base, version = os.path.split(os.path.abspath(path))
     model = os.path.basename(base)
     return f"http://localhost:8501/v1/models/{model}/versions/{version}:predict"
 
 
 def rest_request(image: bytes) -> str:
-    """The body of a REST request for one image, which TensorFlow Serving's row form is."""
+    """Returns the body of a REST request for one image, in TensorFlow Serving's row format."""
     return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]})
 
 
 def tiny_image() -> bytes:
-    """A JPEG of 16 x 16 pixels, short enough for a command line."""
+    """Returns a JPEG of 16 x 16 pixels, short enough for a command line."""
     ramp = np.linspace(0, 255, 16).astype(np.uint8)
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(128)), axis=-1)
     return tf.io.encode_jpeg(pixels, quality=50, optimize_size=True).numpy()

@@ -1,4 +1,4 @@
-"""The folder of an export: one subfolder per version, each there whole or not at all."""
+"""Folder of an export: one subfolder per version, each written atomically."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ _PART = re.compile(r"\d+(\.\w+)?\.part")
 
 
 def versions_in(path: str) -> list[int]:
-    """Returns the versions that `path` holds, the newest last."""
+    """Returns the versions in `path`, the newest last."""
     return sorted(int(name) for name in os.listdir(path) if name.isdecimal())
 
 
@@ -34,12 +34,13 @@ def find_version(path: str) -> str:
 
 @contextlib.contextmanager
 def new_version(path: str, version: int | None = None) -> Iterator[tuple[str, str]]:
-    """Gives a folder to write to, and the name that it gets if the block ends without an error.
+    """Yields a temporary folder and the name that it gets if the block ends without an error.
 
-    The name is `path/VERSION`, by default the next free one. After an error the folder is removed;
-    what a killed process left behind is removed here, by the lock that it no longer holds.
+    The name is `path/VERSION`, by default the next free version. After an error the folder is
+    removed. Folders of killed processes, which no longer hold their locks, are removed as well.
 
-    Raises: UserError if `path` cannot be written to, or the version exists: before, or by then.
+    Raises: UserError if `path` cannot be written to, or if the version exists when the block is
+    entered or left.
     """
     where = f"the export to {path}"
     with contextlib.ExitStack() as held:
@@ -66,9 +67,9 @@ def new_version(path: str, version: int | None = None) -> Iterator[tuple[str, st
 
 @contextlib.contextmanager
 def _locked(folder: str, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder, which ends with the process that holds it.
+    """Holds the lock of a folder, which is also released when the process ends.
 
-    Raises: BlockingIOError if another has it and this is not to `wait`.
+    Raises: BlockingIOError if another process holds the lock and `wait` is False.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
 """Reports of runs and profiles: evaluation, plots, HTML.
 
-The package can be called, `efficientnetv2.report("runs/photos")`; see
+The package is callable: `efficientnetv2.report("runs/photos")`; see
 `efficientnetv2.report.report.report`.
 """
 

@@ -22,24 +22,25 @@ from efficientnetv2.training.metrics import Evaluator, predicted_classes
 MOST_ERRORS = 12
 MOST_SCORES = 2**28  # One per example and class; 1 GiB.
 _SIDE, _GAP = 208, 6  # pixels
-_OPAQUE = 0.6  # Of an overlay where the map is 1.
+_OPAQUE = 0.6  # Opacity of an overlay where the map is 1.
 
 
 def grad_cam(model: keras.Model, images, classes) -> np.ndarray:
-    """Returns maps of what raises the logit of a class, from the last features before pooling.
+    """Returns Grad-CAM maps of the evidence for a class, from the last features before pooling.
 
     Shapes: images [B, H, W, C], as the model takes them (pixels in [0, 255] with its own
     preprocessing); classes int [B], one per image -> float32 [B, h, w] in [0, 1], at the resolution
-    of the features. Each map's largest value is 1, unless nothing speaks for the class: then it is
-    all 0.
+    of the features. The largest value of a map is 1, unless there is no evidence for the class:
+    then it is all 0.
 
-    `model`: a network of `build_model`, "keras/NAME" included, or any functional model that ends in
-    global average pooling and a head.
+    `model`: a network of `build_model`, including "keras/NAME", or any functional model that ends
+    in global average pooling and a head.
 
         maps = grad_cam(model, images, np.argmax(model.predict(images), axis=-1))
 
     Raises: UserError if the model has no global average pooling.
-    Source: arXiv 1610.02391: weights are the gradients' means over the map, negative sums are 0.
+    Source: arXiv 1610.02391: the weights are the spatial means of the gradients, and negative sums
+    become 0.
     """
     before, features_model, behind = _parts(model)
     features = _through(before, tf.cast(images, tf.float32))
@@ -47,7 +48,7 @@ def grad_cam(model: keras.Model, images, classes) -> np.ndarray:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(features)
         logits = tf.cast(_through(behind, features), tf.float32)
-        # Their sum, since no image's logit depends on another image.
+        # Summed for one backward pass, since no image's logit depends on another image.
         chosen = tf.reduce_sum(tf.gather(logits, tf.cast(classes, tf.int32), batch_dims=1))
     gradients = tape.gradient(chosen, features)  # [B, h, w, channels]
     weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
@@ -58,7 +59,7 @@ def grad_cam(model: keras.Model, images, classes) -> np.ndarray:
 def _parts(model: keras.Model) -> tuple[list, keras.Model, list]:
     """Returns the layers before the body, the body up to its pooling, and the layers from there.
 
-    The body is the model itself, or, of "keras/NAME", the network inside of it.
+    The body is the model itself, or, for "keras/NAME", the network inside it.
     """
     layers = model.layers[1:]  # Without the input.
     bodies = [layer for layer in layers if isinstance(layer, keras.Model)]
@@ -87,9 +88,10 @@ def _through(layers: list, x):
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """An image, float32 or uint8 [H, W, 3] in [0, 255], and what it was confidently taken for.
+    """A misclassified image, float32 or uint8 [H, W, 3] in [0, 255], with its prediction.
 
-    `position` in the split, from 0; `score` of `predicted` in [0, 1]; `labels`, its true classes.
+    `position`: in the split, from 0; `labels`: the true classes; `score`: of the class `predicted`,
+    in [0, 1].
     """
 
     position: int
@@ -102,12 +104,12 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Of one evaluation, at `image_size` pixels; arrays have one value per class.
+    """Results of one evaluation at `image_size` pixels; arrays have one value per class.
 
-    `scores` are the evaluator's; `class_scores` the share of a class's examples that is right, or,
-    with several labels per example, its average precision; NaN for a class without examples, or
-    for all of them where there are more than `MOST_SCORES` scores to remember.
-    `confusion` int64 [K, K], rows are labels; None with several labels or very many classes.
+    `scores`: those of the evaluator. `class_scores`: the fraction of a class's examples that are
+    classified correctly or, with several labels per example, its average precision; NaN for a class
+    without examples, or for all classes if there would be more than `MOST_SCORES` scores to store.
+    `confusion`: int64 [K, K], rows are labels; None with several labels or very many classes.
     `mistakes`: the most confident first.
     """
 
@@ -140,7 +142,7 @@ def evaluate_split(run: Trained, split: str) -> Findings:
         for position, record in enumerate(source.records(None)):
             if position in wanted:
                 names[position] = source.name_of(*record).numpy().decode("utf-8", "replace")
-        # Where some were skipped, positions do not tell which an example was.
+        # If examples were skipped, positions do not identify them.
         return [names[position] if not bad.count else "" for position in positions]
 
     with explain_reading_errors([source], config.data):
@@ -218,7 +220,7 @@ class _Watcher:
 
     @property
     def mistakes(self) -> list[Mistake]:
-        """The most confident first, of equal ones the first in the split."""
+        """The mistakes, most confident first; equally confident ones in the order of the split."""
         return [one for *_, one in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
 
 
@@ -226,7 +228,7 @@ class _OneLabel(_Watcher):
     hits = 0
 
     def judge(self, labels, logits):
-        """Of each example: the class it is taken for, its score, whether that is wrong."""
+        """Returns, for each example, the predicted class, its score, and whether it is wrong."""
         predicted = predicted_classes(labels, logits).numpy()
         scores = tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
         chosen = np.take_along_axis(np.nan_to_num(scores), predicted[:, None], axis=1)[:, 0]
@@ -239,7 +241,7 @@ class _OneLabel(_Watcher):
 
 
 class _SeveralLabels(_Watcher):
-    """Takes an example for the best of the classes that it does not have."""
+    """Treats the best-scoring class that an example does not have as its prediction."""
 
     def __init__(self, activation: str, most: int):
         super().__init__(activation, most)
@@ -265,24 +267,24 @@ class _SeveralLabels(_Watcher):
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Returns the mean, over the examples that have the label, of the precision down to each.
+    """Returns the mean precision at the ranks of the examples that have the label.
 
-    Shapes: bool [N], float [N]. Examples of equal score count together. NaN if none has the label.
+    Shapes: bool [N], float [N]. Examples with equal scores share a rank. NaN if none has the label.
     """
     if not labels.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     labels, scores = labels[order], scores[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # Of each score.
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # Last rank of each score.
     found = np.cumsum(labels)[last]
     precision = found / (last + 1)
     return float((np.diff(found, prepend=0) * precision).sum() / labels.sum())
 
 
 def draw_mistakes(model, mistakes: Sequence[Mistake]) -> list[bytes]:
-    """Returns a PNG of each: the image, the evidence for the class predicted and for the true one.
+    """Returns a PNG of each: the image, and the evidence for the predicted and for the true class.
 
-    The third is left out where an example has no label or several.
+    The third is omitted if an example has no label or several.
     """
     if not mistakes:
         return []
@@ -297,7 +299,7 @@ def draw_mistakes(model, mistakes: Sequence[Mistake]) -> list[bytes]:
 
 
 def overlay(image: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Returns the image with the evidence over it, the more opaque the more there is.
+    """Overlays an image with the evidence, whose opacity grows with its value.
 
     Shapes: uint8 [H, W, 3], float32 [h, w] in [0, 1] -> uint8 [H, W, 3].
     """
@@ -318,5 +320,5 @@ def _strip(image: np.ndarray, maps: Sequence[np.ndarray]) -> np.ndarray:
     parts = [large]
     for evidence in maps:
         parts += [gap, overlay(large, evidence)]
-    blank = np.full((_SIDE, _GAP + _SIDE, 3), 255, np.uint8)  # So that all strips are as wide.
+    blank = np.full((_SIDE, _GAP + _SIDE, 3), 255, np.uint8)  # Gives all strips the same width.
     return np.concatenate([*parts, *[blank] * (2 - len(maps))], axis=1)

@@ -25,7 +25,7 @@ class History:
 
     @property
     def step(self) -> int:
-        """The last step that something is known of."""
+        """The last recorded step."""
         return max([record["step"] for record in (*self.train, *self.evaluations)], default=0)
 
     @property
@@ -34,16 +34,16 @@ class History:
         return self.stages[-1].end_step
 
     def begun_stages(self) -> tuple[Stage, ...]:
-        """Those of which a step was made."""
+        """Returns the stages of which at least one step was made."""
         return tuple(stage for stage in self.stages if stage.first_step < self.step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """How fast a stage was trained.
+    """Training speed of a stage.
 
-    Units: images and megapixels per second, the median of the stage's records; `seconds` are those
-    of the images that were timed, which the first step of a stage is not, nor evaluations.
+    Units: images and megapixels per second, the median of the stage's records; `seconds` is the
+    time of all timed images, which excludes the first step of a stage and evaluations.
     """
 
     stage: Stage
@@ -54,7 +54,7 @@ class Throughput:
 
 
 def read_history(model_dir: str, config: Config) -> History:
-    """Reads the records of a run; a line that is being written at the moment is left out."""
+    """Reads the records of a run; skips a line that is still being written."""
     path = os.path.join(model_dir, "metrics.jsonl")
     records = []
     if os.path.exists(path):
@@ -68,7 +68,7 @@ def read_history(model_dir: str, config: Config) -> History:
 
 
 def series(records: Sequence[dict], key: str) -> tuple[list[int], list[float]]:
-    """Returns the steps and values of the records that have a value."""
+    """Returns the steps and values of the records that have a value for `key`."""
     having = [record for record in records if record.get(key) is not None]
     return [record["step"] for record in having], [record[key] for record in having]
 
@@ -96,16 +96,16 @@ def _throughput(history: History, stage: Stage) -> Throughput:
 
 
 def is_finished(history: History, config: Config) -> bool:
-    """Whether the run made its last step, or ended early by `eval.patience`."""
+    """Returns whether the run made its last step, or was stopped early by `eval.patience`."""
     stopped = Selection(config, "").replay(history.evaluations).is_over
     return stopped or history.step >= history.end_step
 
 
 def run_scores(run: Trained) -> dict | None:
-    """The scores of a run's last evaluation, or of its best for the best checkpoint, and the step.
+    """Returns scores and step of a run's last evaluation, or of its best for the best checkpoint.
 
-    None if there was none, for weights that are not a run's, or if overrides ask for another image
-    size or crop than the run evaluates.
+    Returns None if there was no evaluation, for weights that are not from a run, or if overrides
+    change the image size, crop or resize method that the run evaluates with.
     """
     if run.model_dir is None:
         return None

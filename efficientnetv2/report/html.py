@@ -1,4 +1,4 @@
-"""HTML pages: style sheet, elements, and escaping of all text that is not ours."""
+"""HTML pages: style sheet, elements, and escaping of all inserted text."""
 
 import base64
 import dataclasses
@@ -68,7 +68,7 @@ footer { max-width: 1120px; margin: 0 auto; padding: 0 20px 32px; font-size: .88
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: what its link goes to, its heading, and its HTML."""
+    """A section of the page: the anchor that links refer to, its heading, and its HTML."""
 
     anchor: str
     title: str
@@ -77,7 +77,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A cell that shows a share in [0, 1] as a bar."""
+    """A table cell that shows a share in [0, 1] as a bar."""
 
     share: float
 
@@ -93,7 +93,7 @@ def paragraph(content: str, kind: str = "") -> str:
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence], numeric: Sequence[int] = ()) -> str:
-    """Returns a table; the columns `numeric` are set to the right. Cells: anything, or a `Bar`."""
+    """Returns a table; the `numeric` columns are right-aligned. A cell is any value, or a `Bar`."""
 
     def cell(tag: str, column: int, value) -> str:
         if isinstance(value, Bar):
@@ -111,7 +111,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence], numeric: Sequence
 
 
 def picture(png: bytes, alternative: str, caption: str = "") -> str:
-    """Returns a picture that is part of the page; `caption` is HTML."""
+    """Returns a picture embedded in the page; `caption` is HTML."""
     data = base64.b64encode(png).decode()
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     source = f"data:image/png;base64,{data}"
@@ -124,18 +124,18 @@ def grid(kind: str, pieces: Sequence[str]) -> str:
 
 
 def folded(summary: str, content: str) -> str:
-    """Returns what is seen only when asked for."""
+    """Returns content that is hidden until it is expanded."""
     return f"<details><summary>{text(summary)}</summary>\n{content}\n</details>"
 
 
 def numbers(pairs: Sequence[tuple[str, str]]) -> str:
-    """Returns (value, what it is) as large figures."""
+    """Returns (value, description) pairs as large figures."""
     cards = [f'<div class="number"><b>{text(b)}</b><span>{text(a)}</span></div>' for b, a in pairs]
     return grid("numbers", cards)
 
 
 def page(title: str, subtitle: str, top: str, sections: Sequence[Section], foot: str) -> str:
-    """Returns the whole document; it refers to nothing outside of itself."""
+    """Returns the whole document, without references to other files."""
     links = "\n".join(f'<a href="#{s.anchor}">{text(s.title)}</a>' for s in sections)
     bodies = "\n".join(
         f'<section id="{s.anchor}">\n<h2>{text(s.title)}</h2>\n{s.body}\n</section>'

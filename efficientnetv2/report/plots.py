@@ -15,15 +15,15 @@ from efficientnetv2.hparams import Stage
 from efficientnetv2.network.profile import Part, Profile
 from efficientnetv2.report.history import History, Throughput, series
 
-_MOST_LABELS = 6  # Stages, beyond which their labels would overlap.
-_LABEL_HEIGHT = 32  # points, of three lines
+_MOST_LABELS = 6  # Stages; the labels of more would overlap.
+_LABEL_HEIGHT = 32  # Points, for three lines.
 _COLOURS = {"params": "#4c78a8", "macs": "#f58518", "activations": "#54a24b"}
 _TITLES = {"params": "parameters", "macs": "multiply-adds", "activations": "activations"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfusedPair:
-    """Examples of the class `label` that were taken for `predicted`; `share` of the label's."""
+    """Examples of class `label` that were predicted as `predicted`; `share` of the class."""
 
     label: int
     predicted: int
@@ -32,7 +32,7 @@ class ConfusedPair:
 
 
 def confused_pairs(confusion: np.ndarray, most: int) -> tuple[ConfusedPair, ...]:
-    """Returns up to `most` pairs of classes, those with the most examples first."""
+    """Returns up to `most` confused pairs of classes, those with the most examples first."""
     wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
     labels, predicted = np.nonzero(wrong)
     order = np.argsort(-wrong[labels, predicted], kind="stable")[:most]
@@ -45,7 +45,7 @@ def confused_pairs(confusion: np.ndarray, most: int) -> tuple[ConfusedPair, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A chart to draw where there are values: {key of the records: its name in the legend}."""
+    """A chart of values in the records; `keys`: {key of the records: its name in the legend}."""
 
     name: str
     title: str
@@ -97,7 +97,7 @@ def draw_curve(history: History, curve: Curve) -> Figure | None:
 
 
 def mark_stages(axes, history: History) -> None:
-    """Shades the stages that have begun, up to the step reached, and names size and strengths."""
+    """Shades the stages that have begun, up to the current step, and labels their settings."""
     begun = history.begun_stages()
     axes.set_xlim(0, max(history.step, 1))
     for stage in begun:
@@ -119,7 +119,7 @@ def mark_stages(axes, history: History) -> None:
 
 
 def stage_label(stage: Stage) -> str:
-    """Returns a stage's image size and what there is of its strengths, on three lines."""
+    """Returns the image size, nonzero magnitudes and dropout rate of a stage, one line each."""
     sizes = sorted({variant.image_size for variant in stage.variants or (stage,)})
     size = f"{sizes[0]} px" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]} px"
     strengths = (("RA", stage.ram), ("mixup", stage.mixup_alpha), ("cutmix", stage.cutmix_alpha))
@@ -128,7 +128,7 @@ def stage_label(stage: Stage) -> str:
 
 
 def draw_throughput(speeds: Sequence[Throughput]) -> Figure | None:
-    """Returns a bar of images/s per stage that was timed; None if there is none."""
+    """Returns a bar chart of the images/s of each timed stage; None if there is none."""
     timed = [speed for speed in speeds if speed.images_per_second]
     if not timed:
         return None
@@ -144,9 +144,9 @@ def draw_throughput(speeds: Sequence[Throughput]) -> Figure | None:
 
 
 def save_chart(profile: Profile, path: str) -> None:
-    """Writes a PNG: for each part of the network its share of parameters, FLOPs and activations.
+    """Writes a PNG: the share of parameters, FLOPs and activations of each part of the network.
 
-    The file is there whole or not at all.
+    The file is written atomically.
     Raises: UserError if it cannot be written.
     """
     picture = io.BytesIO()
@@ -195,8 +195,8 @@ def _percent(share: float) -> str:
 
 
 def _short(count: int) -> str:
-    """Three digits and a unit, as in "21.6 M"."""
+    """Formats a count with three digits and a unit, as in "21.6 M"."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= 0.9995 * unit:  # Else it would round to 1000 of the next one.
+        if count >= 0.9995 * unit:  # Otherwise it would round to 1000 of the next unit.
             return f"{count / unit:.3g} {name}"
     return str(count)

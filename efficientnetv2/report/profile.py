@@ -1,4 +1,4 @@
-"""Profiles of networks by name, with their charts and a JSON file (`--mode=profile`)."""
+"""Network profiles, with charts and a JSON file (`--mode=profile`)."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from efficientnetv2.report.plots import save_chart
 
 
 def profile(model: str | ModelSpec | Config, image_size: int | None = None) -> Profile:
-    """Counts what a network costs for one image: parameters, multiply-adds, activations, size.
+    """Counts the costs of a network for one image: parameters, multiply-adds, activations, size.
 
     Args:
-        model: a name, "keras/NAME", a JSON file, a specification, or a config whose network counts.
+        model: a name, "keras/NAME", a JSON file, a specification, or a config with the network.
         image_size: pixels; None: the evaluation size of the named model or the config.
 
-    Returns: a `Profile`: `params`, `trainable_params`, `macs` (multiply-adds, what papers of this
-        field call FLOPs), `activations`, `megabytes`, the same per part, and published figures.
+    Returns: a `Profile`: `params`, `trainable_params`, `macs` (multiply-adds, called FLOPs in
+        papers of this field), `activations`, `megabytes`, the same per part, and published figures.
 
     Raises: UserError for an unknown name or a size that is not positive.
 

@@ -37,7 +37,7 @@ from efficientnetv2.training.run_dir import open_run
 from efficientnetv2.weights.tf_checkpoint import checkpoint_prefix
 
 PAGE, NUMBERS = "report.html", "report.json"
-_SCORES = {  # The chief ones, for the top of the page.
+_SCORES = {  # The main scores, for the top of the page.
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
     "hit_at_1": "hit@1",
@@ -48,9 +48,9 @@ _SCORES = {  # The chief ones, for the top of the page.
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is known of a run. `findings` and `model` are None before its first checkpoint.
+    """The data of a report. `findings` and `model` are None before the run's first checkpoint.
 
-    `best`: the content of its best.json; `environments`: those that it was trained in.
+    `best`: the content of its best.json; `environments`: the environments it was trained in.
     """
 
     name: str
@@ -69,17 +69,18 @@ def report(
     *,
     verbose: bool = False,
 ) -> dict:
-    """Writes a page that shows a run, finished or not: curves, scores per class, worst errors.
+    """Writes a report of a run, finished or not: curves, scores per class, worst errors.
 
-    It evaluates the split `eval`, or, of a run that is not finished, `minival`.
+    It evaluates the `eval` split, or `minival` if the run is not finished.
 
     Args:
-        run: directory of a run, which may have no checkpoint yet, or what `load_run` returned.
-        output_dir: gets report.html, PNGs and report.json; None: `report` in the run's directory.
+        run: directory of a run, which may have no checkpoint yet, or the result of `load_run`.
+        output_dir: folder for report.html, PNGs and report.json; None: `report` in the run's
+            directory.
 
-    Returns: {"report": path of the page, "step": evaluated, then the scores}.
+    Returns: {"report": path of the page, "step": the evaluated step, and the scores}.
 
-    Raises: UserError if it is not a run, its data cannot be read, or a file cannot be written.
+    Raises: UserError if `run` is not a run, its data cannot be read, or a file cannot be written.
 
     Example:
         print(effnet.report("runs/photos")["report"])
@@ -118,10 +119,10 @@ def report(
 
 
 def write_report(run: Run, output_dir: str) -> str:
-    """Writes `report.html`, which holds all of it, PNGs and `report.json`; returns the page's path.
+    """Writes a self-contained `report.html`, PNGs and `report.json`; returns the page's path.
 
-    Each file is there whole or not at all, the page last.
-    Raises: UserError if one cannot be written.
+    Each file is written atomically, the page last.
+    Raises: UserError if a file cannot be written.
     """
     make_local_folder(output_dir, f"cannot make the folder {output_dir}")
     pictures = draw_pictures(run)
@@ -135,7 +136,7 @@ def write_report(run: Run, output_dir: str) -> str:
 
 
 def draw_pictures(run: Run) -> dict[str, bytes]:
-    """Returns the PNGs by name, of those that the run has something for."""
+    """Returns the PNGs by name, except those for which the run has no data."""
     figures = {curve.name: draw_curve(run.history, curve) for curve in CURVES}
     figures["throughput"] = draw_throughput(throughputs(run.history))
     findings = run.findings
@@ -149,7 +150,7 @@ def draw_pictures(run: Run) -> dict[str, bytes]:
 
 
 def _remove_old_errors(output_dir: str, pictures: Mapping[str, bytes]) -> None:
-    """A report before may have had more of them."""
+    """Removes error pictures of an earlier report, which may have had more of them."""
     for file in os.listdir(output_dir):
         if re.fullmatch(r"error_\d+\.png", file) and file.removesuffix(".png") not in pictures:
             os.remove(os.path.join(output_dir, file))

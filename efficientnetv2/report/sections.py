@@ -22,16 +22,16 @@ from efficientnetv2.report.html import (
 from efficientnetv2.report.plots import CURVES, confused_pairs
 
 MOST_PAIRS = 20
-_SHOWN, _MOST_LISTED = 25, 1000  # Classes: at once, and behind a click.
+_SHOWN, _MOST_LISTED = 25, 1000  # Classes: visible at first, and after expanding.
 
 
 def percent(share: float) -> str:
-    """Returns a share as text: "83.2%"; "–" for no number."""
+    """Returns a share as text: "83.2%"; "–" for NaN."""
     return "–" if np.isnan(share) else f"{share:.1%}"
 
 
 def class_section(findings: Findings, class_names: Sequence[str], multi_label: bool) -> Section:
-    """The score of each class, the worst first."""
+    """Returns the section with the score of each class, the worst first."""
     score = "average precision" if multi_label else "accuracy"
     rows = class_rows(findings, class_names)
     heads, numeric = ("class", "", score, "images"), (2, 3)
@@ -65,7 +65,7 @@ def class_rows(findings: Findings, class_names: Sequence[str]) -> list[tuple[str
 
 
 def confusion_section(findings: Findings, class_names: Sequence[str], heat_map: bytes) -> Section:
-    """The matrix as a picture, and the pairs most confused."""
+    """Returns the section with the confusion matrix as a picture, and the most confused pairs."""
     pairs = confused_pairs(findings.confusion, MOST_PAIRS)
     rows = [
         (class_names[one.label], class_names[one.predicted], one.count, percent(one.share))
@@ -86,7 +86,7 @@ def confusion_section(findings: Findings, class_names: Sequence[str], heat_map: 
 def error_section(
     findings: Findings, class_names: Sequence[str], strips: Sequence[bytes]
 ) -> Section:
-    """The most confident errors as pictures."""
+    """Returns the section with pictures of the most confident errors."""
     if not strips:
         return Section("errors", "Worst errors", paragraph("There is no error to show."))
     note = (
@@ -107,7 +107,7 @@ def error_section(
 
 
 def curve_section(history: History, charts: Mapping[str, bytes]) -> Section:
-    """The curves that there are, by the names of `CURVES`."""
+    """Returns the section with the available curves; `charts` are PNGs by the names of `CURVES`."""
     shown = [
         picture(charts[curve.name], f"{curve.title} from step 0 to step {history.step}.")
         for curve in CURVES
@@ -123,7 +123,7 @@ def curve_section(history: History, charts: Mapping[str, bytes]) -> Section:
 
 
 def stage_section(history: History, speeds: Sequence[Throughput], chart: bytes | None) -> Section:
-    """The stages as planned, how far each is, and how fast it was."""
+    """Returns the section with the planned stages, their progress and their speed."""
     heads = ("stage", "steps", "done", "epochs", "size", "batch", "magnitude", "mixup", "cutmix")
     heads = (*heads, "dropout", "images/s", "Mpixel/s", "time")
     by_index = {speed.stage.index: speed for speed in speeds}
@@ -167,7 +167,7 @@ def _stage_row(stage, speed: Throughput | None) -> tuple:
 
 
 def config_section(config: Config) -> Section:
-    """What differs from the defaults, and all of it."""
+    """Returns the section with the settings that differ from the defaults, and all settings."""
     settings, defaults = flat(config), flat(Config())
     rows = [(key, settings[key], defaults[key]) for key in differing_keys(config, Config())]
     body = paragraph("Settings that are not the default: of the presets, the data or the flags.")
@@ -195,7 +195,7 @@ def flat(config: Config) -> dict:
 def environment_section(
     trained: Sequence[Mapping[str, str]], present: Mapping[str, str]
 ) -> Section:
-    """Where the run was trained, if it is known, and where this page was made."""
+    """Returns the section with the environments of the training, if known, and of this report."""
     body = ""
     for number, environment in enumerate(trained, 1):
         title = "Trained with" + (f" ({number} of {len(trained)})" if len(trained) > 1 else "")

@@ -1,6 +1,6 @@
 """Training-aware architecture search and scaling.
 
-The package can be called, `efficientnetv2.search("cifar", config, "runs/search")`; see
+The package is callable: `efficientnetv2.search("cifar", config, "runs/search")`; see
 `efficientnetv2.search.run.search`.
 """
 

@@ -24,8 +24,8 @@ def train_command(
     """Returns the command that trains the network in a JSON file.
 
     Args:
-        spec_file: the network. Overrides that `--hparam_str` cannot express, such as a value with
-            a comma, are written next to it as YAML.
+        spec_file: JSON file of the network. Overrides that `--hparam_str` cannot express, such as
+            a value with a comma, are written next to it as YAML.
         model_dir, dataset_cfg, strategy, tpu: flags of the command.
         overrides: {dotted key: value}, as `inputs_of(config).overrides`.
 
@@ -48,7 +48,7 @@ def train_command(
 
 
 def _hparam_str(settings: Mapping, yaml_file: str) -> str:
-    """Returns settings as items of `--hparam_str`, or the path of a YAML file of them."""
+    """Returns settings as items of `--hparam_str`, or the path of a YAML file with them."""
     text = ",".join(
         f"{key}={'null' if value is None else value}" for key, value in settings.items()
     )

@@ -1,16 +1,16 @@
-"""Reward of a search, and an analytic model of the time of a training step on other devices.
+"""Reward of a search, and an analytic model of training step times on other devices.
 
-Reward: paper section 3.3, A · S^w · P^v. The time is modeled as a sum: what must be computed, moved
-and launched.
+Reward: paper section 3.3, A · S^w · P^v. The step time is modeled as a sum of computation, memory
+traffic and launch overhead.
 
     seconds = images · (per_mac · full + per_depthwise_mac · depthwise
                         + per_activation · activations)
               + per_param · parameters + per_layer · layers
 
-`full` are the multiply-adds of all layers but depthwise convolutions, which run at another speed
+`full` are the multiply-adds of all layers except depthwise convolutions, which run at another speed
 (paper section 3.2: they have fewer operations but cannot use the device fully); parameters are read
-and updated, and layers launched, once a step. Coefficients come from a device's data sheet
-(`roofline`), or from a few measured steps (`fit`). docs/search.md says what the model leaves out.
+and updated, and layers launched, once per step. Coefficients come from a device's data sheet
+(`roofline`), or from a few measured steps (`fit`). docs/search.md lists what the model omits.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from efficientnetv2.network.counts import count
 
 _PASSES = 3  # Forward, the gradient of the inputs, the gradient of the weights.
 # Reads and writes of a convolution's output by BatchNorm, activation and gradients. Source: ours,
-# so that a V100 has the speeds of the paper's Table 3, within a tenth.
+# chosen so that the speeds of a V100 are within 10% of the paper's Table 3.
 _ACTIVATION_MOVES = 10
-_PARAM_MOVES = 8  # Weight, gradient, two slots of RMSProp, average of the weights: in and out.
+_PARAM_MOVES = 8  # Reads and writes of weight, gradient, two RMSProp slots, average of weights.
 _PARAM_BYTES = 4  # Weights are float32 under any precision.
 _MEASUREMENTS_PER_COEFFICIENT = 3
 STEP_EXPONENT = -0.07  # w
@@ -48,7 +48,7 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A training step that was measured."""
+    """A measured training step."""
 
     spec: ModelSpec
     image_size: int  # Pixels.
@@ -64,17 +64,17 @@ def roofline(
     bytes_per_value: int = 2,
     efficiency: float = 0.5,
 ) -> Coefficients:
-    """Returns coefficients from what a device does at its best, such as its data sheet's figures.
+    """Returns coefficients from the peak rates of a device, such as those of its data sheet.
 
     Args:
-        flops_per_second: of dense products in the precision of training; a multiply-add is two.
-        bytes_per_second: of its main memory.
-        seconds_per_layer: to start a layer's work forward and backward.
-        bytes_per_value: of an activation, 2 under bfloat16, 4 under float32.
+        flops_per_second: of dense products in the training precision; a multiply-add counts as two.
+        bytes_per_second: of the main memory of the device.
+        seconds_per_layer: to launch the forward and backward pass of a layer.
+        bytes_per_value: of an activation: 2 in bfloat16, 4 in float32.
         efficiency: the share of both rates that is reached.
     Raises: UserError if a figure is not positive.
-    Source: the roofline of Williams et al., 2009, as a sum instead of the maximum: computing and
-    moving hardly overlap in small layers. A depthwise convolution is bound by its memory.
+    Source: the roofline of Williams et al., 2009, as a sum instead of the maximum, because memory
+    traffic and computation hardly overlap in small layers. Depthwise convolutions are memory-bound.
     """
     for name, value in (
         ("flops_per_second", flops_per_second),
@@ -88,22 +88,22 @@ def roofline(
     move = 1 / (bytes_per_second * efficiency)
     return Coefficients(
         per_mac=_PASSES * 2 / (flops_per_second * efficiency),
-        per_depthwise_mac=_PASSES * bytes_per_value * move,  # A value of the window, if not cached.
+        per_depthwise_mac=_PASSES * bytes_per_value * move,  # One value of the window, uncached.
         per_activation=_ACTIVATION_MOVES * bytes_per_value * move,
         per_param=_PARAM_MOVES * _PARAM_BYTES * move,
         per_layer=seconds_per_layer,
     )
 
 
-# Peak rates of the makers' data sheets: 16-bit dense products, memory. The CPU: two cores of a
-# server in float32, so that B0 and S come out as measured in docs/performance.md.
+# Peak rates of the vendors' data sheets: 16-bit dense products, memory. The CPU: two cores of a
+# server in float32, chosen so that B0 and S match the measurements in docs/performance.md.
 DEVICES = {
     "v100": roofline(125e12, 0.9e12, 60e-6),
     "a100": roofline(312e12, 1.555e12, 60e-6),
     "h100": roofline(989e12, 3.35e12, 60e-6),
     "cpu": roofline(350e9, 30e9, 100e-6, bytes_per_value=4),
 }
-DEFAULT = DEVICES["v100"]  # What the paper measures on.
+DEFAULT = DEVICES["v100"]  # The device of the paper's measurements.
 
 
 def predicted_step(
@@ -114,19 +114,19 @@ def predicted_step(
     *,
     num_classes: int = 1000,
 ) -> float:
-    """Returns the seconds that a training step would take, without building anything.
+    """Predicts the seconds of a training step, without building the network.
 
-    Raises: UserError if a size is no positive whole number.
+    Raises: UserError if a size is not a positive integer.
     """
     features = _features(spec, image_size, batch_size, num_classes)
     return float(features @ np.array(dataclasses.astuple(coefficients)))
 
 
 def fit(measured: Sequence[Measurement], *, num_classes: int = 1000) -> Coefficients:
-    """Returns the coefficients, none negative, that come nearest to measured steps.
+    """Fits non-negative coefficients to measured steps.
 
-    Nearest is the least sum of squares of relative errors. At most one coefficient per three
-    measurements is other than 0, so that few measurements are not explained by chance.
+    Minimizes the sum of squared relative errors. At most one coefficient per three measurements is
+    nonzero, so that few measurements are not overfitted.
     Raises: UserError for fewer than three measurements, or a time that is not positive.
     """
     if len(measured) < _MEASUREMENTS_PER_COEFFICIENT:
@@ -140,12 +140,12 @@ def fit(measured: Sequence[Measurement], *, num_classes: int = 1000) -> Coeffici
     rows = np.stack(
         [_features(one.spec, one.image_size, one.batch_size, num_classes) for one in measured]
     )
-    relative = rows / seconds[:, None]  # Times the coefficients this should be 1.
+    relative = rows / seconds[:, None]  # The product with the coefficients should be 1.
     return Coefficients(*_least_squares(relative, len(measured) // _MEASUREMENTS_PER_COEFFICIENT))
 
 
 def held_out(measured: Sequence[Measurement], *, num_classes: int = 1000) -> list[float]:
-    """Returns the seconds of each measurement as predicted from all the others.
+    """Returns the seconds of each measurement as predicted by a fit to all others.
 
     Raises: UserError as `fit`.
     """
@@ -177,7 +177,7 @@ def rank_correlation(predicted: Sequence[float], measured: Sequence[float]) -> f
 
 
 def _features(spec: ModelSpec, image_size: int, batch_size: int, num_classes: int) -> np.ndarray:
-    """What each of the `Coefficients` is multiplied by, in their order."""
+    """Returns the values that the `Coefficients` are multiplied by, in their order."""
     if type(batch_size) is not int or batch_size < 1:
         raise UserError(f"batch_size must be a positive whole number, got {batch_size!r}")
     counts = count(spec, image_size, num_classes)
@@ -187,9 +187,9 @@ def _features(spec: ModelSpec, image_size: int, batch_size: int, num_classes: in
 
 
 def _least_squares(rows: np.ndarray, most: int) -> np.ndarray:
-    """Non-negative x, at most `most` of it above 0, with the least |rows x - 1|².
+    """Returns the non-negative x, with at most `most` nonzero values, that minimizes |rows x - 1|².
 
-    There are few columns, so that every choice of those that are above 0 is tried.
+    Since there are few columns, every combination of nonzero values is tried.
     """
     best, least = np.zeros(rows.shape[1]), float("inf")
     scale = np.abs(rows).max(axis=0)
@@ -199,14 +199,14 @@ def _least_squares(rows: np.ndarray, most: int) -> np.ndarray:
             part = (rows / scale)[:, columns]
             found = np.linalg.lstsq(part, np.ones(len(rows)), rcond=None)[0]
             error = float(((part @ found - 1) ** 2).sum())
-            if (found >= 0).all() and error < least - 1e-12:  # The fewest of equals.
+            if (found >= 0).all() and error < least - 1e-12:  # Ties: the fewest.
                 best, least = np.zeros(rows.shape[1]), error
                 best[list(columns)] = found
     return best / scale
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 0; of equal values each has the mean."""
+    """Returns ranks from 0; equal values share their mean rank."""
     numbers = np.asarray(values, float)
     below = (numbers[None, :] < numbers[:, None]).sum(axis=1)
     equal = (numbers[None, :] == numbers[:, None]).sum(axis=1)
@@ -222,12 +222,12 @@ def reward(
     w: float = STEP_EXPONENT,
     v: float = PARAMETER_EXPONENT,
 ) -> float:
-    """Returns the accuracy, weighed by how fast a step is and how few parameters there are.
+    """Returns the accuracy, weighted by the step time and the number of parameters.
 
-    Units: accuracy in [0, 1]; step time and parameters count relative to the baseline's, so that a
-    network that costs what the baseline costs is rewarded with its accuracy.
-    Raises: ValueError if the accuracy is outside of [0, 1] or a cost is not positive and finite.
-    Source: paper section 3.3, where w and v were found by hand; the normalisation is ours, see
+    Units: accuracy in [0, 1]; step time and parameters are relative to the baseline's, so that the
+    reward of a network with the baseline's costs is its accuracy.
+    Raises: ValueError if the accuracy is outside [0, 1] or a cost is not positive and finite.
+    Source: paper section 3.3, where w and v were found by hand; the normalization is ours, see
     docs/deviations.md.
     """
     if not 0 <= accuracy <= 1:

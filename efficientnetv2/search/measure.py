@@ -1,14 +1,14 @@
-"""Measured time of a training step, exclusive on its host.
+"""Measured training step time of networks, with exclusive use of the host.
 
     python -m efficientnetv2.search.measure SPEC.json … [--size=224] [--batch=32]
 
-The step is that of `--mode=train`: forward, backward, optimizer, averages of the weights; without
-the input pipeline. It is warm, always on the same batch of random images. Prints a line of JSON for
-each specification.
+The step is that of `--mode=train`: forward pass, backward pass, optimizer and averages of the
+weights, without the input pipeline. It is timed after a warm-up, always on the same batch of random
+images. Prints one line of JSON per specification.
 
 Host-wide lock: many workers may train at once, but measurements run exclusively. Two files are
-locked by `flock`. Whoever trains holds `turn` shared; whoever measures first takes `wish`, which
-those that train poll: they pause, and release `turn`.
+locked by `flock`. A worker that trains holds `turn` as a shared lock; a worker that measures first
+takes `wish`, which those that train poll: they pause, and release `turn`.
 """
 
 import argparse
@@ -33,14 +33,14 @@ LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 7, 50, 2.0
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Returns False: the default of `stopping`."""
     return False
 
 
 class HostTurns:
-    """One process' part in the turns of a host.
+    """Host-wide lock, as used by one process.
 
-    `stopping()`: whether to give up waiting; what waits then goes on without its turn.
+    `stopping()` returns whether to give up waiting; the waiting call then returns without the lock.
     """
 
     def __init__(self, stopping: Callable[[], bool] = never):
@@ -48,22 +48,22 @@ class HostTurns:
         self._wish, self._turn = (_opened(f"efficientnetv2-search-{x}") for x in ("wish", "turn"))
 
     def close(self) -> None:
-        """Gives back whatever is held."""
+        """Releases all locks."""
         os.close(self._wish)
         os.close(self._turn)
 
     def begin_work(self) -> None:
-        """Waits until nobody measures, and takes part in working."""
+        """Waits until no other process measures, then takes the shared lock."""
         if self._take(self._wish, fcntl.LOCK_SH):
             self._take(self._turn, fcntl.LOCK_SH)
         _release(self._wish)
 
     def end_work(self) -> None:
-        """No longer works."""
+        """Releases the shared lock."""
         _release(self._turn)
 
     def give_way(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
-        """While working: if another wants to measure, pauses until it has."""
+        """Pauses the work, if another process wants to measure, until it has."""
         if _try(self._wish, fcntl.LOCK_SH):
             _release(self._wish)
             return
@@ -74,7 +74,7 @@ class HostTurns:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, nobody else on this host works or measures; do not enter it while working."""
+        """Holds the lock exclusively inside the block. Do not enter while holding it shared."""
         if self._take(self._wish, fcntl.LOCK_EX):
             self._take(self._turn, fcntl.LOCK_EX)
         try:
@@ -92,7 +92,7 @@ class HostTurns:
 
 
 def _opened(name: str) -> int:
-    """A file of all users of this host; opening one of another user must not ask to make it."""
+    """Opens a lock file of all users of this host; O_CREAT can fail for a file of another user."""
     path = os.path.join(tempfile.gettempdir(), f"{name}.lock")
     try:
         return os.open(path, os.O_RDONLY)
@@ -114,10 +114,10 @@ def _release(file: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The median time of a training step, and what it was measured with.
+    """The median time of a training step, and the conditions of the measurement.
 
-    `parameters` are all of the network's, BatchNorm's statistics too; `batch_size` is global;
-    `steps` were timed, and the run that they are of has `run_steps`.
+    `parameters` counts all of the network's, including BatchNorm's statistics; `batch_size` is
+    global; `steps`: number of timed steps; `run_steps`: number of steps of the whole run.
     """
 
     step_seconds: float
@@ -134,9 +134,9 @@ def measure_step(
 ) -> Measured:
     """Measures the training step of a run, at the image size and batch of its last stage.
 
-    `data.num_classes` and `data.splits.train.num_images` must be known; what the network is
-    trained on does not matter. The steps are timed inside of `alone`.
-    Raises: UserError as the trainer does.
+    `data.num_classes` and `data.splits.train.num_images` must be known; the data itself is not
+    used. The steps are timed inside the context `alone`.
+    Raises: UserError as the trainer.
     """
     import keras
     import tensorflow as tf
@@ -148,7 +148,7 @@ def measure_step(
     stages = hparams.make_stages(config)
     stage = dataclasses.replace(stages[-1], variants=(), draw=None)
     parameters, times = _steps_of(config, strategy, stages, stage, alone)
-    keras.backend.clear_session()  # The network is not needed any more.
+    keras.backend.clear_session()  # The network is no longer needed.
     return Measured(
         step_seconds=statistics.median(times),
         parameters=parameters,
@@ -161,7 +161,7 @@ def measure_step(
 
 
 def _steps_of(config: Config, strategy, stages, stage, alone) -> tuple[int, list[float]]:
-    """The number of parameters, and the seconds of each step."""
+    """Returns the number of parameters, and the seconds of each step."""
     from efficientnetv2.training.trainer import StageSteps, Trainer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -177,9 +177,9 @@ def _steps_of(config: Config, strategy, stages, stage, alone) -> tuple[int, list
 def measure_spec(
     spec, image_size: int, batch_size: int = 32, precision: str = "float32", alone=None
 ) -> Measured:
-    """Measures the training step of a `ModelSpec` by itself, for 1000 classes.
+    """Measures the training step of a `ModelSpec` for 1000 classes.
 
-    Raises: UserError for sizes that are no positive numbers.
+    Raises: UserError for sizes that are not positive.
     """
     from efficientnetv2.hparams.spec import save_spec
 
@@ -197,7 +197,7 @@ def measure_spec(
 
 
 def _random_batches(stage, classes: int):
-    """Batches of one random batch: uint8 [B, S, S, 3] images and float32 [B, K] labels."""
+    """Repeats one random batch endlessly: uint8 [B, S, S, 3] images, float32 [B, K] labels."""
     import tensorflow as tf
 
     shape = (stage.image_size, stage.image_size, 3)
@@ -215,7 +215,7 @@ def _random_batches(stage, classes: int):
 def _timed(
     step: Callable[[], float], alone: contextlib.AbstractContextManager | None
 ) -> list[float]:
-    """The seconds of each step, after some that warm up."""
+    """Returns the seconds of each step, after some warm-up steps."""
     for _ in range(WARM_STEPS):
         step()
     times = []
@@ -228,7 +228,7 @@ def _timed(
 
 
 def _device(facts: dict[str, str], replicas: int) -> str:
-    """What there is to compute on, in words."""
+    """Describes the hardware in words."""
     parts = [facts["devices"], facts["processor"], f"{facts['cores']} cores"]
     return ", ".join([*filter(None, parts), f"{replicas} replica{'s' * (replicas > 1)}"])
 

@@ -29,7 +29,7 @@ PAGE, FIGURE, PROGRESS, NUMBERS = "search.html", "pareto.png", "progress.png", "
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the page shows. `commands`: (trial, what trains its network)."""
+    """The content of the page. `commands`: (trial, command that trains its network)."""
 
     name: str
     space: SearchSpace
@@ -43,7 +43,7 @@ class Results:
 def write_results(given: Results, directory: str) -> str:
     """Writes the page, its pictures and its numbers; returns the page's path.
 
-    Raises: UserError if one cannot be written.
+    Raises: UserError if a file cannot be written.
     """
     figures = {FIGURE: draw_pareto(given.found), PROGRESS: draw_progress(given.found)}
     pictures = {name: figure_png(one) for name, one in figures.items() if one is not None}
@@ -129,7 +129,7 @@ def _found_sections(given: Results, pictures: Mapping[str, bytes]) -> list[Secti
 
 
 def _importance_section(given: Results) -> Section:
-    """Which parameters matter, and what the best have of them."""
+    """Returns the section with parameter importances and the choices of the best trials."""
     rows = [(name, f"{share:.3f}", Bar(share)) for name, share in given.importance.items()]
     shared = [
         (name, choice, f"{top:.0%}", f"{every:.0%}", Bar(top))
@@ -153,7 +153,7 @@ def _figures_table(space: SearchSpace, rows: Sequence[Found]) -> str:
 
 
 def _trials_section(given: Results) -> Section:
-    """All trials; a network's values are in the order of its parameters."""
+    """Returns the section with all trials; values are in the order of the parameters."""
     rows = [
         (one.number, one.ending, ", ".join(f"{k}={v}" for k, v in one.values.items()))
         for one in given.found

@@ -24,19 +24,19 @@ from efficientnetv2.search.cost_model import (
 from efficientnetv2.search.space import SearchSpace, choices, spec_at
 from efficientnetv2.search.study import FIGURES, SearchStudy, ending
 
-BEST = 5  # By their reward; the front's are shown beside them.
+BEST = 5  # Trials by reward; those on the front are listed in addition.
 FOLDER = "best"
 HEADS = ("trial", "reward", "top-1", "step (ms)", "to baseline", "parameters (M)", "stages")
-_LEAST_FOR_IMPORTANCE = 8  # Trials; of fewer, importance would be chance.
+_LEAST_FOR_IMPORTANCE = 8  # Trials; with fewer, importances would be random.
 _TOP = 0.25  # The share of the trials that count as good.
-_SMALLEST, _LARGEST = 14.0, 160.0  # Areas of the marks, in square points.
+_SMALLEST, _LARGEST = 14.0, 160.0  # Areas of the markers, in square points.
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A trial that has ended. Figures are None where it did not get to them.
+    """A trial that has ended. Figures are None if it ended before they were known.
 
-    `ending` says in words how it ended; `relative_step` is in units of the baseline's step.
+    `ending` describes how it ended; `relative_step` is in units of the baseline's step.
     """
 
     number: int
@@ -79,15 +79,15 @@ def found_in(study: SearchStudy) -> list[Found]:
 
 
 def ranked(found: Sequence[Found]) -> list[Found]:
-    """The complete trials, the best reward first; of equal values only the one that trained."""
+    """Returns the complete trials that trained themselves, the best reward first."""
     own = [one for one in found if one.reward is not None and one.same_as is None]
     return sorted(own, key=lambda one: -one.reward)
 
 
 def pareto(found: Sequence[Found]) -> list[Found]:
-    """The complete trials that no other beats in accuracy, step time and parameters, as `ranked`.
+    """Returns the Pareto front of accuracy, step time and parameters, in the order of `ranked`.
 
-    One beats another if it is nowhere worse and somewhere better.
+    A trial is not on it if another one is nowhere worse and somewhere better.
     """
     own = ranked(found)
     costs = {one.number: (-one.accuracy, one.relative_step, one.parameters) for one in own}
@@ -103,22 +103,23 @@ def pareto(found: Sequence[Found]) -> list[Found]:
 
 
 def importance(study: SearchStudy, found: Sequence[Found]) -> dict[str, float]:
-    """Each parameter's share in what the good trials have in common, the largest first.
+    """Returns the importance of each parameter as a share, the largest first.
 
     {} for too few trials. Source: PED-ANOVA (arXiv 2304.10255), the best quarter against all.
     """
     if len(ranked(found)) < _LEAST_FOR_IMPORTANCE:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of rewards that are all equal; then all parameters are.
+        warnings.simplefilter("ignore")  # If all rewards are equal, so are the importances.
         evaluator = PedAnovaImportanceEvaluator(target_quantile=_TOP)
         return get_param_importances(study.study, evaluator=evaluator)
 
 
 def shares(space: SearchSpace, found: Sequence[Found]) -> list[tuple[str, str, float, float]]:
-    """(parameter, choice, its share in the best quarter, its share in all) of trials that trained.
+    """Returns (parameter, choice, its share in the best quarter, its share in all) of each choice.
 
-    Shares are of the trials that have the parameter, pruned ones too; [] for too few trials.
+    Shares are of the trials that trained themselves and have the parameter, including pruned ones;
+    [] for too few trials.
     """
     best = ranked(found)
     if len(best) < _LEAST_FOR_IMPORTANCE:
@@ -139,10 +140,10 @@ def _share(some: Sequence[Found], name: str, choice) -> float:
 
 
 def cost_models(space: SearchSpace, found: Sequence[Found]) -> dict[str, float]:
-    """Rank correlations of predicted step times with the measured ones of this study.
+    """Returns rank correlations of predicted with measured step times of this study, by name.
 
-    By name: the devices of `cost_model`, and "fitted", each trial by a fit to the others.
-    {} for too few trials, or steps that all take the same time.
+    Names are the devices of `cost_model`, and "fitted": each trial is predicted by a fit to the
+    others. {} for too few trials, or if all steps take the same time.
     """
     own = [one for one in found if one.same_as is None and one.step_seconds is not None]
     if len(own) < _LEAST_FOR_IMPORTANCE:
@@ -165,25 +166,25 @@ def cost_models(space: SearchSpace, found: Sequence[Found]) -> dict[str, float]:
 
 
 def spec_of(space: SearchSpace, one: Found) -> ModelSpec:
-    """The network of a trial."""
+    """Returns the network of a trial."""
     return spec_at(space, one.values, f"{space.name}-{one.first:04d}")
 
 
 def chosen(found: Sequence[Found]) -> list[Found]:
-    """The trials whose networks are kept: the best rewards, and the rest of the front."""
+    """Returns the trials whose networks are saved: the best rewards, and the rest of the front."""
     best = ranked(found)[:BEST]
     return best + [one for one in pareto(found) if one not in best]
 
 
 def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dict[int, str]:
-    """Writes the networks of the chosen trials to `directory`/best; number -> file.
+    """Writes the networks of the chosen trials to `directory`/best; returns {number: file}.
 
     Raises: UserError if they cannot be written.
     """
     folder = os.path.join(directory, FOLDER)
     try:
         os.makedirs(folder, exist_ok=True)
-        for name in os.listdir(folder):  # Of results before.
+        for name in os.listdir(folder):  # Files of earlier results.
             if re.fullmatch(rf"{re.escape(space.name)}-\d{{4,}}\.(json|yaml)", name):
                 os.remove(os.path.join(folder, name))
     except OSError as error:
@@ -197,7 +198,7 @@ def save_best(space: SearchSpace, found: Sequence[Found], directory: str) -> dic
 
 
 def stages_of(spec: ModelSpec) -> str:
-    """Each stage in short, "F2k3e4": Fused-MBConv (M: MBConv), 2 layers, kernel 3, expansion 4."""
+    """Formats stages as "F2k3e4": Fused-MBConv (M: MBConv), 2 layers, kernel 3, expansion 4."""
     return " ".join(
         f"{'F' if row.kind == 'fused' else 'M'}{row.repeats}k{row.kernel}e{row.expand}"
         for row in spec.blocks
@@ -205,14 +206,14 @@ def stages_of(spec: ModelSpec) -> str:
 
 
 def table(space: SearchSpace, rows: Sequence[Found]) -> str:
-    """Trials as an aligned table."""
+    """Formats trials as an aligned table."""
     lines = [HEADS, *(cells(space, one) for one in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in lines)
 
 
 def cells(space: SearchSpace, one: Found) -> tuple[str, ...]:
-    """The figures of a complete trial and its network, as `table` shows them."""
+    """Returns the figures of a complete trial and its network, as `table` shows them."""
     return (
         str(one.number),
         f"{one.reward:.4f}",
@@ -225,7 +226,7 @@ def cells(space: SearchSpace, one: Found) -> tuple[str, ...]:
 
 
 def count_states(found: Sequence[Found]) -> dict[str, int]:
-    """How many trials ended how; "same" are those whose values had been tried."""
+    """Counts trials by their outcome; "same" are those whose values had been tried before."""
     counts = {"complete": 0, "pruned": 0, "fail": 0, "same": 0}
     for one in found:
         counts["same" if one.same_as is not None else one.state] += 1
@@ -233,10 +234,10 @@ def count_states(found: Sequence[Found]) -> dict[str, int]:
 
 
 def draw_pareto(found: Sequence[Found]) -> Figure | None:
-    """Accuracy over the step's time, marks as large as the networks; None without a complete trial.
+    """Plots accuracy over step time, marker area by parameters; None without a complete trial.
 
-    Those on the front, where no other is as accurate, as fast and as small, are coloured and
-    numbered; those that were pruned, with the accuracy they had reached, are crosses.
+    Trials on the Pareto front are colored and numbered; pruned trials are crosses at the accuracy
+    that they had reached.
     """
     complete, front = ranked(found), pareto(found)
     if not complete:
@@ -280,7 +281,7 @@ def draw_pareto(found: Sequence[Found]) -> Figure | None:
 
 
 def draw_progress(found: Sequence[Found]) -> Figure | None:
-    """The reward of each trial, and the best so far; None without a complete trial."""
+    """Plots the reward of each trial, and the best so far; None without a complete trial."""
     complete = [one for one in found if one.reward is not None]
     if not complete:
         return None

@@ -1,4 +1,4 @@
-"""The library call of a search: `search` works on a study and writes its results."""
+"""Library call for searches: `search` works on a study and writes its results."""
 
 import contextlib
 import dataclasses
@@ -14,12 +14,12 @@ from efficientnetv2.hparams import Config, get_config, inputs_of, nearest, setti
 from efficientnetv2.search.commands import train_command
 from efficientnetv2.search.space import SearchSpace, load_space
 
-_OWN = ("model.model_name", "data.data_dir", "eval.at_end")  # Of each trial; of each host.
+_OWN = ("model.model_name", "data.data_dir", "eval.at_end")  # Differ per trial or host.
 _SCALES = ("width_coefficient", "depth_coefficient")
 
 
 class SearchStopped(Exception):
-    """The search was asked to stop and has saved its trial; the same call resumes it.
+    """Raised after a stop signal, once the trial is saved; the same call resumes the search.
 
     `result`: the results so far, as `search` returns them.
     """
@@ -44,36 +44,37 @@ def search(
 ) -> dict:
     """Searches for networks by training many of them briefly; resumes the study in `directory`.
 
-    Each trial is a network of the space, trained in a process of its own as `train` does it. Its
-    reward weighs the accuracy on the split `minival`, the time of a training step on this device
-    and the number of parameters; the split `eval` is never read. The same call in another process
-    is a second worker. `--mode=search` is this call. See docs/search.md.
+    Each trial is a network of the space, trained in its own process as by `train`. Its reward
+    combines the accuracy on the `minival` split, the time of a training step on this device and the
+    number of parameters; the `eval` split is never read. The same call in another process adds a
+    worker. `--mode=search` makes this call. See docs/search.md.
 
     Args:
         space: "paper", "cifar", the path of a JSON file, or a `SearchSpace`.
         config: from `get_config`: data and settings of each trial's training. The networks of the
             space replace its model, so that settings implied by a named model do not apply.
-        directory: study, trials and results.
-        budget: number of trials of the whole study ("40"), or for how long this call starts trials
+        directory: folder of the study, its trials and results.
+        budget: number of trials of the whole study ("40"), or how long this call starts new trials
             ("2h", "90m", "30s"). "0" only writes the results.
         sampler: "tpe", "random" or "evolution".
-        seed: of the sampler, from 0.
-        storage: URL of a database that workers on several hosts share; None: `study.db` in
+        seed: seed of the sampler, at least 0.
+        storage: URL of a database that is shared by workers on several hosts; None: `study.db` in
             `directory`.
-        strategy, tpu: of `train`, by name.
+        strategy, tpu: as for `train`, but by name only.
         verbose: print trials and results as the command line does.
 
     Returns:
         "trials": {"complete", "pruned", "fail", "same": number of trials};
-        "best": path of the best network's JSON file, for `get_config` or `build_model`; None
-        without a complete trial, as "reward", its reward;
-        "pareto": numbers of the trials that no other beats in accuracy, step time and parameters;
+        "best": path of the best network's JSON file, for `get_config` or `build_model`;
+        "reward": its reward; both are None without a complete trial;
+        "pareto": numbers of the trials on the Pareto front of accuracy, step time and parameters;
         "page": path of search.html.
 
     Raises:
-        UserError: one line, for bad arguments or settings, settings that differ from the study's,
-            a storage that fails, first trials that all fail alike, and if optuna is missing.
-        SearchStopped: after SIGTERM or Ctrl-C, once all is saved; the same call resumes.
+        UserError: one line, for invalid arguments or settings, settings that differ from the
+            study's, a storage failure, similar failures of all first trials, or if optuna is
+            missing.
+        SearchStopped: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes.
 
     Example:
         config = effnet.get_config(None, "folder", "train.epochs=5", data_dir="photos")
@@ -96,7 +97,7 @@ def search(
     with verbosity(verbose), contextlib.closing(_open_study(directory, storage)) as study:
         study.agree(_shared_settings(space, config))
         finished = limit.trials == 0 or Worker(settings, study).run()
-        with study.locked():  # Several workers may end at once.
+        with study.locked():  # Several workers may finish at once.
             result = _write_results(study, settings)
     if not finished:
         raise SearchStopped(result)
@@ -104,7 +105,7 @@ def search(
 
 
 def _check_arguments(config, seed, strategy) -> None:
-    """Raises: UserError for arguments of the wrong kind."""
+    """Checks the arguments. Raises: UserError for a wrong type or value."""
     if not isinstance(config, Config) or inputs_of(config) is None:
         raise UserError("config must come from get_config, which knows its overrides")
     if type(seed) is not int or seed < 0:
@@ -116,7 +117,8 @@ def _check_arguments(config, seed, strategy) -> None:
 def _trial_config(config: Config) -> Config:
     """Returns the config of each trial's training, with the settings of a network in a JSON file.
 
-    Raises: UserError as `get_config`, or if settings would scale the networks.
+    Raises: UserError as `get_config`, or if settings would scale the networks or images have
+    several labels.
     """
     inputs = inputs_of(config)
     overrides = {key: v for key, v in inputs.overrides.items() if key != "model.model_name"}
@@ -145,7 +147,7 @@ def _open_study(directory: str, storage: str | None):
 
 
 def _shared_settings(space: SearchSpace, config: Config) -> dict:
-    """Returns what all trials of a study have in common: keys and values, as in JSON."""
+    """Returns the settings that all trials of a study share, with JSON-compatible values."""
     settings = {
         key: value
         for key, value in settings_of(config)
@@ -156,7 +158,7 @@ def _shared_settings(space: SearchSpace, config: Config) -> dict:
 
 
 def _write_results(study, settings) -> dict:
-    """Writes the page and the networks of a study; shows and returns its best trials."""
+    """Writes the page and the networks of a study; prints and returns its best trials."""
     from efficientnetv2.search import results
     from efficientnetv2.search.page import Results, write_results
 

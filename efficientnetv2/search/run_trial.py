@@ -3,10 +3,10 @@
     python -P run_trial.py JOB.json
 
 The job is a `TrialJob`. Steps that are not measured yet are written to its `step_file` and
-`baseline_step_file`; TensorFlow starts once for all of it. A worker starts this process and decides
-when it may measure: the process writes `step_file`.ready and waits for a line on standard input.
-The end of standard input means that the worker is gone; the process then kills itself, and its run
-can be resumed like that of any killed process.
+`baseline_step_file`; measuring and training share one TensorFlow process. A worker starts this
+process and decides when it may measure: the process writes `step_file`.ready and waits for a line
+on standard input. The end of standard input means that the worker is gone; the process then kills
+itself, and its run can be resumed like that of any killed process.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class WorkerPipe:
 
     @contextlib.contextmanager
     def alone(self, ready_file: str) -> Iterator[None]:
-        """Inside, the worker keeps all others from computing, until `step_file` is written."""
+        """Waits for exclusive use of the host, which lasts until `step_file` is written."""
         from efficientnetv2.common.files import atomic_write
 
         atomic_write(ready_file, "")
@@ -43,10 +43,10 @@ class WorkerPipe:
 
 
 def import_package() -> None:
-    """Imports `efficientnetv2` from the folder that this file lies in.
+    """Imports `efficientnetv2` from the folder of this file.
 
     The root of a checkout does not stay on `sys.path`, where its datasets/ would hide the package
-    of this name.
+    of the same name.
     """
     parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.insert(0, parent)
@@ -55,7 +55,7 @@ def import_package() -> None:
 
 
 def measure(job, config, worker: WorkerPipe) -> None:
-    """Measures the steps of the trial and of the baseline, where they are not measured yet."""
+    """Measures the steps of the trial and of the baseline, unless they are measured already."""
     files = {job.baseline_step_file: job.baseline, job.step_file: job.spec}
     missing = {path: spec for path, spec in files.items() if not os.path.exists(path)}
     if not missing:
@@ -72,7 +72,7 @@ def measure(job, config, worker: WorkerPipe) -> None:
     for path, spec in missing.items():
         measured = measure_step(hparams.with_values(config, model__model_name=spec), strategy, turn)
         atomic_write(path, json.dumps(dataclasses.asdict(measured)))
-        turn = None  # It lasts until `step_file` is written.
+        turn = None  # Exclusive use lasts until `step_file` is written.
 
 
 def run(job_file: str, worker: WorkerPipe) -> int:

@@ -1,4 +1,4 @@
-"""The library call of scaling: `scale` grows a network to a target and writes it."""
+"""Library call for scaling: `scale` grows a network to a target size and writes it."""
 
 import dataclasses
 import math
@@ -34,17 +34,17 @@ def scale(
     output_dir: str | os.PathLike = ".",
     verbose: bool = False,
 ) -> dict:
-    """Grows a network to a number of parameters or to the time of a training step; writes it.
+    """Scales a network up to a number of parameters or to a training step time, and writes it.
 
-    Needs no TensorFlow for `params`; for `step_ms` at most six networks are measured on this
-    device. `--mode=scale` is this call. See docs/search.md.
+    `params` does not need TensorFlow; `step_ms` measures at most six networks on this device.
+    `--mode=scale` makes this call. See docs/search.md.
 
     Args:
-        config: from `get_config`: the network that is grown, its image sizes, and with `step_ms`
-            the batch size, which `train.batch_size` must state.
-        params: trained parameters for 1000 classes, such as 54e6.
-        step_ms: milliseconds of a training step. Either this or `params`.
-        output_dir: where NAME.json is written, and NAME.yaml where the command needs it.
+        config: from `get_config`: the network to scale, its image sizes, and with `step_ms` the
+            batch size, for which `train.batch_size` must be set.
+        params: trainable parameters for 1000 classes, such as 54e6.
+        step_ms: milliseconds of a training step. Give either this or `params`.
+        output_dir: folder for NAME.json, and for NAME.yaml if the command needs it.
         verbose: print the tables of the command line.
 
     Returns:
@@ -55,8 +55,8 @@ def scale(
         "published": EfficientNetV2 networks of about the same size, and the differences;
         "command": the command line that trains it.
 
-    Raises: UserError, one line, for arguments that do not go together, a target below the source,
-        a network that is too large to be built, or files that cannot be written.
+    Raises: UserError, one line, for invalid or incompatible arguments, a target below the source,
+        a network that is too large to build, or files that cannot be written.
 
     Example:
         config = effnet.get_config("efficientnetv2-s", "imagenet", data_dir="imagenet")
@@ -69,7 +69,7 @@ def scale(
 
 
 def _check_arguments(config: Config, params: float | None, step_ms: float | None) -> None:
-    """Raises: UserError for arguments that do not go together."""
+    """Checks the arguments. Raises: UserError if they are invalid or incompatible."""
     if not isinstance(config, Config):
         raise UserError("config must come from get_config")
     name = config.model.model_name
@@ -122,14 +122,14 @@ def _scale(config: Config, params: float | None, step_ms: float | None, output_d
 
 
 def _source(config: Config) -> Scaled:
-    """Returns the network that is grown, at the sizes of the config, with its own dropout."""
+    """Returns the network to scale, at the sizes of the config, with its own dropout."""
     own = get_spec(config.model.model_name)
     spec = dataclasses.replace(spec_from_config(config.model), dropout_rate=own.dropout_rate)
     return Scaled(spec, config.eval.isize, config.train_size)
 
 
 def _to_measured_step(source: Scaled, config: Config, seconds: float) -> tuple[Scaled, float]:
-    """Returns the network whose measured step takes `seconds`, and what it takes."""
+    """Returns the network whose measured step takes about `seconds`, and its measured time."""
     import_tensorflow()
     lock, batch_size, precision = HostTurns(), config.train.batch_size, config.train.precision
 
@@ -154,8 +154,8 @@ def _to_measured_step(source: Scaled, config: Config, seconds: float) -> tuple[S
 def _train_command(config: Config, path: str, scaled: Scaled) -> str:
     """Returns the command that trains the network with the settings of the source, at its sizes.
 
-    Settings that a named network implies, and a JSON file does not, become overrides; those of the
-    network itself are in the file.
+    Settings that are implied by a named network but not by a JSON file become overrides; those of
+    the network itself are in the file.
     """
     inputs = hparams.inputs_of(config)
     dataset_cfg = inputs.dataset_cfg if inputs else hparams.dataset_cfg_of(config)

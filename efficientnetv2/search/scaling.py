@@ -2,7 +2,7 @@
 
 Source: paper section 3.3, "scaling": compound scaling as in arXiv 1905.11946, layers added
 gradually to later stages, and images of at most 480 pixels. The paper gives no constants; ours are
-chosen so that from S, φ = 1 has about the parameters and multiply-adds of M, and φ = 2 those of L.
+chosen so that S with φ = 1 has about the parameters and multiply-adds of M, and with φ = 2 of L.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from efficientnetv2.hparams.spec import ModelSpec, check_spec, scale_spec
 from efficientnetv2.network.counts import Counts, count
 from efficientnetv2.search.cost_model import DEFAULT, Coefficients, predicted_step
 
-WIDTH = 1.14  # Times the channels, for each unit of φ.
-LATE_LAYERS = 1.9  # Times the layers of the last row; those of the first stay, between it is even.
-SIZE = 1.25  # Times the pixels of a side.
+WIDTH = 1.14  # Factor of the channels per unit of φ.
+LATE_LAYERS = 1.9  # Factor of the layers in the last row; falls linearly to 1 in the first row.
+SIZE = 1.25  # Factor of the pixels of a side.
 MOST_PIXELS = 480
-_SIZE_STEP = 8  # Pixels, to which grown sizes are rounded.
-_PHI_STEP = 0.5  # In which a target is approached before it is halved in.
+_SIZE_STEP = 8  # Pixels; scaled sizes are rounded to a multiple of it.
+_PHI_STEP = 0.5  # Step towards a target before the bisection.
 _HALVINGS = 60
-_STEP_TIME_TOLERANCE = 0.05  # A step time that is so near to its target, as a fraction, is met.
+_STEP_TIME_TOLERANCE = 0.05  # Relative difference from its target at which a step time is accepted.
 _MOST_MEASUREMENTS = 6
-_PARAMS_TOLERANCE = 0.15  # Of the parameters, up and down.
+_PARAMS_TOLERANCE = 0.15  # Relative difference of the parameters, in both directions.
 _FAMILY = "efficientnetv2-"
 _KINDS = {"fused": "F", "mbconv": "M"}
 _COLUMNS = ("", "size", "params (M)", "published", "FLOPs (B)", "published", "blocks")
@@ -37,7 +37,7 @@ kind (F fused, M MBConv), kernel, expansion: channels x layers"""
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """A network and the sizes that it is meant for, in pixels."""
+    """A network and its image sizes, in pixels."""
 
     spec: ModelSpec
     eval_size: int
@@ -46,16 +46,16 @@ class Scaled:
 
     @property
     def counts(self) -> Counts:
-        """Of the network at `eval_size`, for 1000 classes."""
+        """The counts of the network at `eval_size`, for 1000 classes."""
         return count(self.spec, self.eval_size)
 
 
 def grow(source: Scaled, phi: float, name: str) -> Scaled:
-    """Returns the network called `name` that is `phi` units larger, 0 for the same.
+    """Returns the network scaled up by `phi` units, with a new name; 0 keeps its size.
 
-    Sizes stop growing where evaluation reaches 480 pixels; the ratio of training to evaluation is
-    kept.
-    Raises: UserError if it is too large to be built.
+    Image sizes stop growing when the evaluation size reaches 480 pixels; the ratio of training to
+    evaluation size is kept.
+    Raises: UserError if the network is too large to build.
     """
     spec = scale_spec(source.spec, name, width=WIDTH**phi, late_depth=LATE_LAYERS**phi)
     check_spec(spec, f"{source.spec.name} grown by {phi:.2f}")
@@ -68,9 +68,9 @@ def grow(source: Scaled, phi: float, name: str) -> Scaled:
 
 
 def to_parameters(source: Scaled, parameters: float, name: str | None = None) -> Scaled:
-    """Returns the larger network whose trained parameters, for 1000 classes, come nearest.
+    """Returns the scaled network whose trainable parameters, for 1000 classes, are closest.
 
-    Without a `name` it is called after the source and its parameters, "efficientnetv2-s-53.7m".
+    Without a `name`, it is named after the source and its parameters: "efficientnetv2-s-53.7m".
     Raises: UserError if the target is below the source, or above what can be built.
     """
     have = source.counts.trainable_params
@@ -99,16 +99,16 @@ def to_step_seconds(
     coefficients: Coefficients = DEFAULT,
     told: Callable[[Scaled, float], None] = lambda scaled, seconds: None,
 ) -> tuple[Scaled, float]:
-    """Returns the larger network whose training step takes `seconds`, and what it takes.
+    """Returns the scaled network whose training step takes about `seconds`, and its time.
 
-    Few networks are measured: the cost model, corrected by the last measurement, says which one is
-    next. It ends within 5% of the target, or after six measurements with the nearest.
+    Few networks are measured: the cost model, corrected by the last measurement, selects the next
+    one. The search ends within 5% of the target, or after six measurements with the closest.
     Args:
-        step_seconds: measures a step of a network at an image size, that of training.
-        batch_size: of the cost model; that of `step_seconds`.
-        coefficients: of the cost model; a poor fit costs measurements, not the result.
-        told: is called after each measurement.
-    Raises: UserError if the target is below what the source takes, or above what can be built.
+        step_seconds: measures a step of a network at a training image size.
+        batch_size: batch size for the cost model; the one that `step_seconds` uses.
+        coefficients: of the cost model; a poor fit costs more measurements, not a worse result.
+        told: called after each measurement.
+    Raises: UserError if the target is below the time of the source, or above what can be built.
     """
 
     def at(phi: float) -> Scaled:
@@ -149,19 +149,19 @@ def to_step_seconds(
 
 
 def _network(scaled: Scaled) -> tuple:
-    """What makes a measurement another one."""
+    """Returns the key of a measurement: networks with equal keys are measured once."""
     return scaled.spec.blocks, scaled.train_size
 
 
 def _digits(value: float) -> str:
-    """Three digits or more, without an exponent."""
+    """Formats a value with three digits or more, without an exponent."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _bracket(value_at: Callable[[float], float], target: float) -> tuple[float, float]:
-    """Two φ next to each other; the first gives at most `target`, or is 0, the second at least.
+    """Returns two adjacent φ: the first gives at most `target`, or is 0; the second at least.
 
-    Raises: UserError if no network that can be built gives as much.
+    Raises: UserError if no network that can be built reaches the target.
     """
     low, high = 0.0, _PHI_STEP
     while value_at(high) < target:
@@ -174,7 +174,7 @@ def _bracket(value_at: Callable[[float], float], target: float) -> tuple[float, 
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """A named network of about the same size; `known` is the source that names most digits."""
+    """A named network of about the same size; `known` is the source with the most digits."""
 
     name: str
     known: Published
@@ -190,16 +190,16 @@ class Near:
         return count(self.spec, self.known.image_size)
 
     def differences(self, scaled: Scaled) -> tuple[float, float | None]:
-        """By how much the grown network has more parameters and FLOPs, as fractions.
+        """Returns by which fractions the scaled network has more parameters and FLOPs.
 
-        FLOPs are compared at the size of the published figure; None where there is none.
+        FLOPs are compared at the image size of the published figure; None if there is none.
         """
         counts = count(scaled.spec, self.known.image_size)
         macs = self.known.macs and self.known.macs.difference(counts.macs)
         return self.known.params.difference(counts.trainable_params), macs
 
     def record(self, scaled: Scaled) -> dict:
-        """For JSON."""
+        """Returns the published figures and the differences from them, for JSON."""
         params, macs = self.differences(scaled)
         return {
             "model": self.name,
@@ -225,7 +225,7 @@ def published_near(scaled: Scaled) -> tuple[Near, ...]:
 
 
 def sizes_table(source: Scaled, scaled: Scaled, near: Sequence[Near]) -> str:
-    """Returns a line for each network: size, parameters, FLOPs, blocks, and a legend."""
+    """Returns a table with image size, parameters, FLOPs and blocks per network, and a legend."""
     rows = [_COLUMNS]
     for one in (source, scaled):
         rows.append(_size_row(one.spec, one.eval_size, one.counts, "-", "-"))
@@ -238,7 +238,7 @@ def sizes_table(source: Scaled, scaled: Scaled, near: Sequence[Near]) -> str:
 
 
 def rows_table(source: Scaled, scaled: Scaled, near: Sequence[Near]) -> str:
-    """Returns the rows of the networks beside each other, which tells where they differ."""
+    """Returns the rows of the networks side by side, which shows where they differ."""
     specs = [source.spec, scaled.spec, *(one.spec for one in near)]
     columns = [_rows(spec) for spec in specs]
     most = max(map(len, columns))

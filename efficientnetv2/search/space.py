@@ -1,9 +1,9 @@
-"""Search spaces: which choices a space leaves open, the network of a point, and JSON files.
+"""Search spaces: their parameters and choices, the network of a point, and JSON files.
 
 Source: paper section 3.3: per stage the kind of convolution, the number of layers, the kernel and
 the expansion are searched; the channels are those of the backbone. There is no choice of pooling
-or of any other operation. docs/search.md has the format of the files; those of `spaces/` go by
-name.
+or of any other operation. docs/search.md describes the format of the files; those in `spaces/` are
+available by name.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from efficientnetv2.hparams.spec import (
     scale_spec,
 )
 
-BACKBONE = "backbone"  # The parameter that says which one, where there are several.
-# Of a stage: what a parameter is called, and where its choices are.
+BACKBONE = "backbone"  # The parameter that selects one, if there are several.
+# Parameters of a stage: name -> field of `StageSlot` with the choices.
 _PARTS = {"kind": "kinds", "repeats": "repeats", "kernel": "kernels", "expand": "expands"}
 _SPACE_FIELDS = ("name", "backbones", "se_ratios", "activations", "baseline")
-# Given once for the space, in force in each stage that does not have its own.
+# Set once for the space, as defaults of stages that do not set their own.
 _SHARED = ("kinds", "kernels", "expands", "repeats")
 _KINDS = ("mbconv", "fused")
 _SE_RATIOS = {"mbconv": [0.25], "fused": [0.0]}
 _NO_CONSTANTS = ("name", "blocks", "width_coefficient", "depth_coefficient", "keep_90_percent")
-_SEARCHED = ("head_channels", "activation")  # Have fields of their own.
+_SEARCHED = ("head_channels", "activation")  # Have their own fields.
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSlot:
-    """A row of blocks: channels and stride are fixed, the rest is chosen."""
+    """A row of blocks: channels and stride are fixed, the rest is searched."""
 
     channels: int
     stride: int
@@ -54,7 +54,7 @@ class Backbone:
     """A table of stages. `constants` are fields of `ModelSpec` that are not searched."""
 
     name: str
-    channels_in: int  # Of the first stage, so those of the stem.
+    channels_in: int  # Input of the first stage: the output of the stem.
     head_channels: int
     stages: tuple[StageSlot, ...]
     constants: dict = dataclasses.field(default_factory=dict)
@@ -62,11 +62,11 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """All that a search may propose. Read one with `load_space`.
+    """A search space. Read one with `load_space`.
 
     `se_ratios` are the choices for each kind of block, one for all stages; `baseline` is the
-    network that rewards are relative to: a name or file as `get_spec` takes it, or values of the
-    space's own parameters.
+    network that rewards are relative to: a name or file as for `get_spec`, or values of the space's
+    own parameters.
     """
 
     name: str
@@ -77,12 +77,12 @@ class SearchSpace:
 
 
 def choices(space: SearchSpace) -> dict[str, tuple]:
-    """Returns each parameter that is open, with its choices; those of one choice are left out.
+    """Returns each parameter with its choices; parameters with only one choice are omitted.
 
     Names are "stage1.kind", "stage1.repeats", "stage1.kernel", "stage1.expand", …, "se.mbconv",
     "se.fused", "activation". With several backbones there is also "backbone", and the stages'
     names start with the backbone's, as in "efficientnet-b4.stage1.kind": only those of the
-    backbone chosen matter.
+    chosen backbone matter.
     """
     found = {BACKBONE: tuple(backbone.name for backbone in space.backbones)}
     for backbone in space.backbones:
@@ -91,7 +91,7 @@ def choices(space: SearchSpace) -> dict[str, tuple]:
 
 
 def draw(space: SearchSpace, choose: Callable[[str, tuple], object]) -> dict:
-    """Returns a point, asking `choose(name, choices)` for each parameter that matters to it."""
+    """Returns a point, calling `choose(name, choices)` for each parameter that matters to it."""
     values = {}
     if len(space.backbones) > 1:
         names = tuple(backbone.name for backbone in space.backbones)
@@ -110,10 +110,10 @@ def size(space: SearchSpace) -> int:
 
 
 def spec_at(space: SearchSpace, values: dict, name: str) -> ModelSpec:
-    """Returns the network called `name` at a point, given as {parameter: choice}.
+    """Returns the network at a point, given as {parameter: choice}, under a new `name`.
 
-    Parameters of another backbone than the chosen one are ignored.
-    Raises: UserError for a parameter that is unknown or missing, or a value that is no choice.
+    Parameters of other backbones than the chosen one are ignored.
+    Raises: UserError for an unknown or missing parameter, or a value that is not a valid choice.
     """
     _check_names(space, values)
     backbone = _backbone_of(space, values)
@@ -144,11 +144,11 @@ def spec_at(space: SearchSpace, values: dict, name: str) -> ModelSpec:
 
 
 def values_of(space: SearchSpace, spec: ModelSpec) -> dict:
-    """Returns the point that a network is, so that `spec_at` gives the same network.
+    """Returns the point of a network, for which `spec_at` returns the same network.
 
-    Where no stage shows the squeeze-and-excite of a kind, its first choice is taken.
-    Raises: UserError naming the field that the space does not have; of several backbones, for the
-    one that is nearest.
+    If no stage determines the squeeze-and-excite of a kind, its first choice is used.
+    Raises: UserError naming the field that is not in the space; with several backbones, for the
+    closest one.
     """
     concrete = scale_spec(spec, spec.name)  # Channels and repeats as they are built.
     problems = []
@@ -175,7 +175,7 @@ def values_of(space: SearchSpace, spec: ModelSpec) -> dict:
 def baseline_spec(space: SearchSpace) -> ModelSpec:
     """Returns the network that step time and parameters are divided by.
 
-    Raises: UserError for an unknown name, a bad file or values that are no point.
+    Raises: UserError for an unknown name, an invalid file, or values that are not a valid point.
     """
     if isinstance(space.baseline, str):
         return get_spec(space.baseline)
@@ -188,7 +188,7 @@ def _parameter(space: SearchSpace, backbone: Backbone, number: int, part: str) -
 
 
 def _options(space: SearchSpace, backbone: Backbone) -> dict[str, tuple]:
-    """Every parameter of a backbone's networks, those of one choice too."""
+    """Returns all parameters of a backbone's networks, including those with one choice."""
     found = {
         _parameter(space, backbone, number, part): getattr(stage, field)
         for number, stage in enumerate(backbone.stages, 1)
@@ -207,7 +207,7 @@ def _backbone_of(space: SearchSpace, values: dict) -> Backbone:
 
 
 def _chosen(space: SearchSpace, values: dict, name: str, allowed: tuple):
-    """The value of a parameter; the only choice where there is but one."""
+    """Returns the value of a parameter, or its only choice if there is just one."""
     if name not in values and len(allowed) == 1:
         return allowed[0]
     words = ", ".join(map(str, allowed))
@@ -231,7 +231,7 @@ def _first_choices(space: SearchSpace, backbone: Backbone) -> dict:
 
 
 def _fields(space: SearchSpace, backbone: Backbone, spec: ModelSpec) -> Iterator[tuple]:
-    """(field, value in `spec`, values that are allowed, parameter or None), all that count."""
+    """Yields (field, value in `spec`, allowed values, parameter or None) for all that matter."""
     yield "the number of rows", len(spec.blocks), (len(backbone.stages),), None
     channels_in = backbone.channels_in
     for number, (row, stage) in enumerate(zip(spec.blocks, backbone.stages), 1):
@@ -248,7 +248,7 @@ def _fields(space: SearchSpace, backbone: Backbone, spec: ModelSpec) -> Iterator
     yield "activation", spec.activation, space.activations, "activation"
     plain = ModelSpec("", (), **backbone.constants)
     searched = {"name", "blocks", "head_channels", "activation"}
-    scaling = {"width_coefficient", "depth_coefficient", "keep_90_percent"}  # Are built in.
+    scaling = {"width_coefficient", "depth_coefficient", "keep_90_percent"}  # Already applied.
     for field in dataclasses.fields(ModelSpec):
         if field.name not in searched | scaling:
             yield field.name, getattr(spec, field.name), (getattr(plain, field.name),), None
@@ -267,8 +267,8 @@ def space_names() -> list[str]:
 def load_space(name_or_path: str) -> SearchSpace:
     """Returns a search space by its name, or from a JSON file.
 
-    Raises: UserError, one line with the file and the field, for what is unknown, missing, of
-    another type, or would give a network that cannot be built.
+    Raises: UserError, one line with the file and the field, for a value that is unknown, missing,
+    of the wrong type, or would give a network that cannot be built.
     """
     path = name_or_path
     if not name_or_path.endswith(".json"):
@@ -364,7 +364,7 @@ def _slot(values: dict, where: str) -> StageSlot:
 
 
 def _choices(values, kinds: tuple, where: str) -> tuple:
-    """Choices of a parameter: at least one, of one of these types, each once."""
+    """Checks the choices of a parameter: at least one, of these types, without duplicates."""
     fits = isinstance(values, list) and all(type(value) in kinds for value in values)
     if not fits or not values or len(set(values)) != len(values):
         words = {int: "whole numbers", float: "numbers", str: "texts"}[kinds[-1]]
@@ -384,7 +384,7 @@ def _object(values, where: str) -> dict:
 
 
 def _checked(space: SearchSpace, path: str) -> SearchSpace:
-    """Checks that each choice gives a network that can be built, and so does the deepest point."""
+    """Checks that each choice and the deepest point give networks that can be built."""
     names = [backbone.name for backbone in space.backbones]
     if len(set(names)) != len(names):
         raise UserError(f"{path}: backbones must have different names, got {', '.join(names)}")

@@ -1,14 +1,14 @@
-"""The study that workers share: Optuna storage, samplers, heartbeats, locks, budget and progress.
+"""Study shared by workers: Optuna storage, samplers, heartbeats, locks, budget and progress.
 
-A trial is an attempt at a point of the space. One whose worker was lost is failed when its
-heartbeat is too old, and a new attempt, which resumes in the same folder, replaces it: of the two
-only the newer one counts. User attributes of a trial:
+A trial is an attempt at a point of the space. If its worker is lost, the trial is marked as failed
+once its heartbeat is too old, and replaced by a new attempt that resumes in the same folder: only
+the newer of the two counts. User attributes of a trial:
 `first`: the number of the first attempt, which names the folder; `continues`: the attempt that this
 one replaces; `lives`: attempts so far; `reason`: why it failed; `same_as`: the trial whose result
-it has; `waits`: it waits for one of equal values; and the figures, see `FIGURES`.
+it shares; `waits`: whether it waits for a trial with equal values; and the figures, see `FIGURES`.
 
-Workers of a study take turns by a locked file on a host, and by a lock in PostgreSQL on several
-hosts. Databases of other servers have other locks, none of which is used.
+Workers of a study are synchronized by a locked file on one host, and by a lock in PostgreSQL across
+hosts. Other database servers have different locks, which are not used.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _TAKE = (
     "SELECT pg_advisory_xact_lock(hashtext('efficientnetv2-search'))",
 )
 STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-LIVES = 2  # A trial whose worker was lost is tried once more.
+LIVES = 2  # Attempts: a trial whose worker was lost is retried once.
 FIGURES = (
     "accuracy",
     "step_seconds",
@@ -47,28 +47,28 @@ FIGURES = (
     "image_size",
     "batch_size",
 )
-STARTUP_TRIALS = 5  # That finish before any is pruned.
-WARM_EVALUATIONS = 2  # Of a trial, of which the last may prune it.
+STARTUP_TRIALS = 5  # Trials that finish before any is pruned.
+WARM_EVALUATIONS = 2  # Evaluations of a trial, of which the last may prune it.
 _POPULATION = 10
 SAMPLERS = {
-    "tpe": lambda seed: TPESampler(seed=seed),  # Multivariate, as Optuna 5 always has it.
+    "tpe": lambda seed: TPESampler(seed=seed),  # Always multivariate in Optuna 5.
     "random": lambda seed: RandomSampler(seed=seed),
     "evolution": lambda seed: NSGAIISampler(population_size=_POPULATION, seed=seed),
 }
-_PATIENT = {"connect_args": {"timeout": 60}}  # Seconds that SQLite waits for another one.
-_HEARTBEAT = "EFFICIENTNETV2_SEARCH_HEARTBEAT"  # Seconds between two of them.
+_PATIENT = {"connect_args": {"timeout": 60}}  # Seconds that SQLite waits for a lock.
+_HEARTBEAT = "EFFICIENTNETV2_SEARCH_HEARTBEAT"  # Seconds between two heartbeats.
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How much a search may do: trials of the whole study, or seconds of this worker."""
+    """Budget of a search: trials of the whole study, or seconds of this worker."""
 
     trials: int | None = None
     seconds: float | None = None
 
 
 def parse_budget(text: str) -> Budget:
-    """Reads "40" (trials), "2h", "90m" or "30s". Raises: UserError for anything else."""
+    """Parses "40" (trials), "2h", "90m" or "30s". Raises: UserError for anything else."""
     found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([hms])", text.strip())
     if not found:
         raise UserError(f"--search_budget must be trials or a time, 40 or 2h or 90m, got {text!r}")
@@ -78,25 +78,26 @@ def parse_budget(text: str) -> Budget:
 
 
 class StudyLock:
-    """One worker holds it.
+    """Lock of a study, held by one worker at a time.
 
     Args:
-        file: a file of this host, which is made.
-        url: of the database, as SQLAlchemy has it.
+        file: lock file on this host, created if it is missing.
+        url: URL of the database, as for SQLAlchemy.
 
-    Raises: ImportError or SQLAlchemyError if there is no driver for it.
+    Raises: ImportError or SQLAlchemyError if there is no driver for the database.
     """
 
     def __init__(self, file: str, url: str):
         self._file = file
-        # Without a pool: whatever ends a connection gives back its lock.
+        # Without a pool, the end of a connection always releases its lock.
         self._engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Waits for it, and gives it back in the end.
+        """Waits for the lock, and holds it inside the block.
 
-        Raises: SQLAlchemyError if the database fails, or has another hold it for a minute.
+        Raises: SQLAlchemyError if the database fails, or another worker holds its lock for a
+        minute.
         """
         with open(self._file, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -115,7 +116,7 @@ class StudyLock:
 
 
 class SearchStudy:
-    """A study that is open, by its storage; `lock_file` is of this host.
+    """An open study and its storage; `lock_file` is on this host.
 
     Raises: UserError if the storage cannot be opened.
     """
@@ -129,7 +130,7 @@ class SearchStudy:
         with _told(url), self.locked(), _quiet():
             self.storage = optuna.storages.RDBStorage(
                 url,
-                # Connections that a server has closed meanwhile are replaced.
+                # Replaces connections that the server has closed.
                 engine_kwargs=_PATIENT if sqlite else {"pool_pre_ping": True},
                 heartbeat_interval=seconds,
                 grace_period=4 * seconds,
@@ -144,24 +145,24 @@ class SearchStudy:
             )
 
     def close(self) -> None:
-        """Gives back the connections."""
+        """Closes the connections."""
         self.storage.remove_session()
         self.storage.engine.dispose()
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, no other worker counts trials or takes one."""
+        """Returns a context in which no other worker counts trials or takes one."""
         return self._lock.held()
 
     def trials(self) -> list[FrozenTrial]:
-        """Returns the attempts that count, by number."""
+        """Returns the attempts that have not been replaced, by number."""
         every = self.study.get_trials(deepcopy=False)
         replaced = {trial.user_attrs.get("continues") for trial in every}
         return [trial for trial in every if trial.number not in replaced]
 
     def agree(self, settings: dict) -> None:
-        """Keeps the settings of a new study.
+        """Stores the settings of a new study; checks them against those of an existing one.
 
-        Raises: UserError naming the first key that differs from those of the study's begin.
+        Raises: UserError naming the first key that differs from the stored settings.
         """
         with self.locked():
             begun = self.study.user_attrs.get("settings")
@@ -176,14 +177,14 @@ class SearchStudy:
                 )
 
     def fail_lost(self) -> None:
-        """Fails the trials whose workers are gone, and queues their next attempts."""
+        """Marks trials whose workers are gone as failed, and queues their next attempts."""
         with _quiet():
             optuna.storages.fail_stale_trials(self.study)
 
     def ask(self, sampler: str, seed: int) -> optuna.Trial:
-        """Takes the next trial: one that waits for its next attempt, or a new one; call it locked.
+        """Takes the next trial, a queued or a new one. Must be called with the lock held.
 
-        What is drawn follows from the seed and the number of attempts before.
+        The sampler is seeded by the seed and the number of attempts so far.
         """
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = SAMPLERS[sampler]((seed * 1_000_003 + number) % 2**31)
@@ -192,7 +193,7 @@ class SearchStudy:
 
     @contextlib.contextmanager
     def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Inside, others see that the trial's worker is alive."""
+        """Sends heartbeats inside the block, to show others that the trial's worker is alive."""
         over = threading.Event()
 
         def beat():
@@ -210,17 +211,17 @@ class SearchStudy:
             thread.join()
 
     def reported(self, trial: optuna.Trial) -> set[int]:
-        """The evaluations that were reported, by earlier workers too."""
+        """Returns the numbers of the reported evaluations, including those of earlier workers."""
         [found] = [one for one in self.trials() if one.number == trial.number] or [None]
         return set(found.intermediate_values) if found is not None else set()
 
     def put_back(self, trial: optuna.Trial) -> None:
-        """Lets the trial wait for a worker that goes on with it."""
+        """Queues the trial for a worker that resumes it."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def tell(self, trial: optuna.Trial, state: TrialState, value: float | None, attrs: dict):
-        """Ends a trial; one that was thought lost meanwhile stays what it is."""
+        """Finishes a trial; one that was considered lost in the meantime is not changed."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             for name, content in attrs.items():
                 trial.set_user_attr(name, content)
@@ -228,7 +229,7 @@ class SearchStudy:
 
 
 def _try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues the next attempt at a trial that was lost, unless it has had its lives."""
+    """Queues the next attempt at a lost trial, unless it has had `LIVES` attempts."""
     lives = trial.user_attrs.get("lives", 1)
     if lives >= LIVES:
         return
@@ -248,12 +249,12 @@ def _try_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def reason_of(trial: FrozenTrial) -> str:
-    """Why a trial failed."""
+    """Returns why a trial failed."""
     return trial.user_attrs.get("reason", f"lost: its workers ended, {LIVES} times")
 
 
 def twins(trials: Sequence[FrozenTrial], one: optuna.Trial) -> list[FrozenTrial]:
-    """The other trials with the values of one, of those that train or have trained themselves."""
+    """Returns the other trials with the same values that train or have trained themselves."""
     others = [trial for trial in trials if trial.number != one.number]
     return [
         trial
@@ -265,7 +266,7 @@ def twins(trials: Sequence[FrozenTrial], one: optuna.Trial) -> list[FrozenTrial]
 
 
 def suggest(trial: optuna.Trial, name: str, choices: tuple):
-    """Draws one of the choices of a parameter; whole numbers at equal distances have an order."""
+    """Draws one of the choices of a parameter; evenly spaced integers are treated as ordered."""
     steps = {b - a for a, b in zip(choices, choices[1:])} if _whole(choices) else ()
     if len(choices) > 2 and len(steps) == 1 and min(steps) > 0:
         return trial.suggest_int(name, choices[0], choices[-1], step=min(steps))
@@ -278,8 +279,8 @@ def _whole(choices: tuple) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks on heartbeats: that they are experimental, and that asking and telling
-    does not beat them by itself, which `SearchStudy.heartbeat` does."""
+    """Suppresses warnings about heartbeats: that they are experimental, and that ask-and-tell does
+    not send them, which `SearchStudy.heartbeat` does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
@@ -287,22 +288,22 @@ def _quiet() -> Iterator[None]:
 
 
 def in_short(error: Exception) -> str:
-    """What a storage says of its failure, in one line."""
+    """Returns the error message of a storage in one line."""
     return one_line(str(error.__cause__ or error))
 
 
 @contextlib.contextmanager
 def _told(url: str) -> Iterator[None]:
-    """Turns what a storage cannot do into one line."""
+    """Converts errors of a storage to a one-line UserError."""
     try:
         yield
     except (ImportError, *STORAGE_ERRORS) as error:
-        shown = re.sub(r":[^:@/]*@", ":***@", url)  # Without a password.
+        shown = re.sub(r":[^:@/]*@", ":***@", url)  # Without the password.
         raise UserError(f"cannot open --search_storage={shown}: {in_short(error)}") from error
 
 
 class Progress:
-    """Tells how a search gets on."""
+    """Prints the progress of a search."""
 
     def __init__(self, budget: Budget, study: SearchStudy):
         self.budget, self.study = budget, study
@@ -310,10 +311,10 @@ class Progress:
         self._before = sum(trial.state.is_finished() for trial in study.trials())
 
     def tell(self, number: int) -> None:
-        """Prints the line of a trial that has ended."""
+        """Prints a line for a trial that has ended."""
         trials = self.study.trials()
         [trial] = [one for one in trials if one.number == number] or [None]
-        if trial is None or not trial.state.is_finished():  # It goes on, here or elsewhere.
+        if trial is None or not trial.state.is_finished():  # It is resumed, here or elsewhere.
             return
         finished = [one for one in trials if one.state.is_finished()]
         total = f"/{self.budget.trials}" if self.budget.trials is not None else ""
@@ -326,7 +327,7 @@ class Progress:
         show("  ".join(parts))
 
     def _left(self, finished: int) -> float:
-        """Seconds until the budget is spent, at the pace since this worker began."""
+        """Estimates the seconds until the budget is spent, at the pace since this worker began."""
         elapsed = time.monotonic() - self._begun
         if self.budget.seconds is not None:
             return max(0.0, self.budget.seconds - elapsed)
@@ -335,7 +336,7 @@ class Progress:
 
 
 def ending(trial: FrozenTrial) -> str:
-    """How a finished trial ended, with its figures."""
+    """Describes how a finished trial ended, with its figures."""
     known = trial.user_attrs
     if trial.state == TrialState.FAIL:
         return f"failed  {reason_of(trial)}"

@@ -1,7 +1,7 @@
-"""One trial: the process that measures and trains, monitored from outside.
+"""Trial process: started, monitored and stopped by a worker.
 
-The process is `run_trial.py`: its `metrics.jsonl` has the evaluations, its exit status and log the
-reason why it ended.
+The process is `run_trial.py`, which measures and trains: its `metrics.jsonl` has the evaluations,
+its exit status and log the reason why it ended.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ _OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "std
 _NOT_FINITE = ("the loss is ", "the gradient's norm ")
 HOST = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "here"
 POLL_SECONDS = 0.2
-_SECONDS_TO_SAVE = 60.0  # That a run has to stop by itself.
+_SECONDS_TO_SAVE = 60.0  # Time for a run to save and stop before it is killed.
 _STOPPED = (EXIT_STOPPED, -signal.SIGTERM)  # The latter before training has started.
-_TAIL = 20_000  # Bytes of a log that are looked at.
+_TAIL = 20_000  # Bytes at the end of a log that are searched.
 
 
 def reason_of_end(status: int, log: str) -> str:
-    """Why a process failed, in one line that starts with "diverged", "killed" and the like."""
+    """Returns why a process failed, in one line that starts with "diverged", "killed" etc."""
     lines = [line for line in (line.strip() for line in log.splitlines()) if line]
     told = next((line for line in reversed(lines) if line.startswith("error: ")), "")
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
@@ -50,7 +50,7 @@ def reason_of_end(status: int, log: str) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """What reasons that are alike have in common."""
+    """Returns the kind of a reason, which similar failures share."""
     kind, _, rest = reason.partition(": ")
     return rest if kind == "error" else kind
 
@@ -59,10 +59,10 @@ def kind_of(reason: str) -> str:
 class TrialFiles:
     """Paths of a trial's files: its specification, its job, its run (`folder`) and its log.
 
-    Each host that takes part in the trial has a job and a measured step of its own.
+    Each host that takes part in the trial has its own job and measured step.
     """
 
-    directory: str  # Of all trials.
+    directory: str  # Folder of all trials.
     number: int
 
     @property
@@ -109,10 +109,10 @@ class TrialJob:
 
     Args:
         spec: file of the trial's network; `step_file` is where its measured step is written.
-        baseline, baseline_step_file: likewise, of the network that the trial is compared with.
+        baseline, baseline_step_file: likewise for the network that the trial is compared with.
         model_dir: directory of the run.
-        dataset_cfg, overrides, weights: of `hparams.ConfigInputs`; every trial has the same.
-        strategy, tpu: of `train`.
+        dataset_cfg, overrides, weights: as in `hparams.ConfigInputs`; the same for all trials.
+        strategy, tpu: as for `train`.
     """
 
     spec: str
@@ -127,7 +127,7 @@ class TrialJob:
     tpu: str | None = None
 
     def config(self) -> hparams.Config:
-        """The config that the trial is trained with. Raises: UserError as `hparams.get_config`."""
+        """Returns the config of the trial's training. Raises: UserError as `hparams.get_config`."""
         return hparams.get_config(
             self.spec, self.dataset_cfg, self.overrides, weights_settings=self.weights
         )
@@ -146,12 +146,12 @@ class TrialJob:
 def trial_command(job_file: str) -> list[str]:
     """Returns the command of a trial's process."""
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_trial.py")
-    return [sys.executable, "-P", program, job_file]  # -P: modules of its folder hide no others.
+    return [sys.executable, "-P", program, job_file]  # -P: its folder hides no modules.
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: "complete", "pruned", "stopped" or "failed", then with a reason."""
+    """Outcome of a trial: "complete", "pruned", "stopped", or "failed" with a reason."""
 
     kind: str
     reason: str = ""
@@ -167,9 +167,9 @@ def run_process(
     """Runs the process of a trial to its end.
 
     Args:
-        turns: of this host; the process measures alone, and pauses where another measures.
-        stopping: whether the worker is to stop; the run then saves, and can be continued.
-        evaluated: told of all evaluations so far whenever there is a new one, once the step is
+        turns: the host-wide lock; the process measures alone, and pauses while another measures.
+        stopping: returns whether the worker should stop; the run then saves and can be resumed.
+        evaluated: called with all evaluations so far whenever there is a new one, once the step is
             measured; returns whether to prune.
     """
     os.makedirs(files.folder, exist_ok=True)
@@ -192,7 +192,7 @@ def _follow(process: "_Process", files: TrialFiles, turns, stopping, evaluated) 
             process.end(signal.SIGTERM)
             return Outcome("stopped")
         status = process.status()
-        over = status is not None  # Then what it wrote last is still to be read.
+        over = status is not None  # Its last records are still read below.
         if not over and process.wants_to_measure():
             turns.end_work()
             with turns.alone():
@@ -208,7 +208,7 @@ def _follow(process: "_Process", files: TrialFiles, turns, stopping, evaluated) 
                 return Outcome("pruned")
         if not over:
             time.sleep(POLL_SECONDS)
-    if status in _STOPPED:  # By somebody else; so the worker may be next.
+    if status in _STOPPED:  # By someone else, who may stop the worker next.
         return Outcome("stopped")
     if status != 0:
         return Outcome("failed", reason_of_end(status, process.log()))
@@ -216,10 +216,10 @@ def _follow(process: "_Process", files: TrialFiles, turns, stopping, evaluated) 
 
 
 class _Process:
-    """A process in a group of its own, whose standard input is open as long as this one lives.
+    """A process in its own process group, whose standard input is open while the worker lives.
 
-    Where this one is killed, the process sees the end of its input; and where it was paused, the
-    system ends it, as it does with paused groups that nobody is left to continue.
+    If the worker is killed, the process sees the end of its input; if it was paused, the system
+    terminates it, as it does with stopped process groups that are orphaned.
     """
 
     def __init__(self, command: Sequence[str], files: TrialFiles, lock: int):
@@ -241,7 +241,7 @@ class _Process:
         return self._process.poll()
 
     def log(self) -> str:
-        """What it has written; the end of it, if that is long."""
+        """Returns the output of the process, or the end of it if it is long."""
         with open(self._log, "rb") as file:
             file.seek(max(self._log_start, _size(self._log) - _TAIL))
             return file.read().decode("utf-8", "replace")
@@ -250,7 +250,7 @@ class _Process:
         return not self._asked and os.path.exists(f"{self._step}.ready")
 
     def measure(self, stopping: Callable[[], bool]) -> None:
-        """Says that it may measure, and waits until it has."""
+        """Lets the process measure, and waits until it has."""
         self._asked = True
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(b"\n")
@@ -265,7 +265,7 @@ class _Process:
         self._send(signal.SIGCONT)
 
     def end(self, number: signal.Signals) -> None:
-        """Sends a signal that ends it, and waits until it has; in the end it is killed."""
+        """Sends a signal that ends the process and waits for its exit; kills it after a timeout."""
         self._send(number)
         self._send(signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -282,10 +282,10 @@ class _Process:
 
 @contextlib.contextmanager
 def _lock_of(files: TrialFiles, stopping: Callable[[], bool]):
-    """Yields a file that is locked for this trial; None where it is to stop before.
+    """Yields a file descriptor that is locked for this trial; None if stopped before that.
 
-    The process inherits it, so that nobody goes on with a run while a process that was left behind
-    still writes to it.
+    The process inherits it, so that no one resumes a run while an orphaned process still writes to
+    it.
     """
     with open(f"{files.folder}.lock", "a", encoding="utf-8") as file:
         while True:
@@ -301,7 +301,7 @@ def _lock_of(files: TrialFiles, stopping: Callable[[], bool]):
 
 
 def read_evaluations(path: str) -> list[dict]:
-    """Returns the records of evaluations of a run that may be writing on."""
+    """Returns the evaluation records of a run that may still be writing."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""A worker: takes trials of a study until its budget is spent. It needs no TensorFlow."""
+"""Search worker: runs trials of a study until its budget is spent. Does not need TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -40,15 +40,15 @@ from efficientnetv2.search.trial import (
     trial_command,
 )
 
-FIRST_FAILURES = 3  # Alike, and nothing else: then no other will do better.
+FIRST_FAILURES = 3  # Similar failures, without any other outcome, that end the search.
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Settings of a worker.
 
-    `config`, from `get_config`, `strategy` and `tpu` are those of each trial's training; the model
-    of `config` is replaced.
+    `config` (from `get_config`), `strategy` and `tpu` are used to train each trial; the model of
+    `config` is replaced.
     """
 
     space: SearchSpace
@@ -62,10 +62,10 @@ class Search:
 
 
 class Worker:
-    """Takes trials of a study.
+    """Runs trials of a study.
 
     Args:
-        command: (path of the job) -> the command of a trial's process; `trial_command` if None.
+        command: (path of the job) -> the command of a trial's process; None: `trial_command`.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Worker:
         self.progress = Progress(search.budget, study)
 
     def stopping(self) -> bool:
-        """Whether a signal asked to stop."""
+        """Returns whether a stop signal was received."""
         return self._signals > 0
 
     def run(self) -> bool:
-        """Works until the budget is spent; returns whether it was, and not stopped by a signal.
+        """Runs trials until the budget is spent; returns False if stopped early by a signal.
 
-        Raises: UserError if the first trials all fail alike.
+        Raises: UserError if the first trials all fail for similar reasons.
         """
         before = {}
         if threading.current_thread() is threading.main_thread():
@@ -119,12 +119,12 @@ class Worker:
         if self._signals == 1:
             again = "; once more: at once" if number == signal.SIGINT else ""
             text = f"\n{signal.Signals(number).name}: saving the trial{again}\n"
-            os.write(2, text.encode())  # A print that is under way must not be entered again.
+            os.write(2, text.encode())  # Not print, which the signal may have interrupted.
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
     def _next(self):
-        """The trial to work on, with its values; None if the budget is spent."""
+        """Returns the trial to work on, with its values; None if the budget is spent."""
         with self.study.locked():
             self.study.fail_lost()
             if not self._has_budget():
@@ -144,9 +144,10 @@ class Worker:
         return waiting or len(trials) < budget.trials
 
     def _await_others(self) -> bool:
-        """Waits a little for trials of other workers, which may be lost yet; False: there is none.
+        """Waits briefly for trials of other workers, which may still be lost.
 
-        A budget of time is spent then.
+        Returns False, without waiting, if there are none or if the budget is a time, which is
+        spent by then.
         """
         running = sum(trial.state == TrialState.RUNNING for trial in self.study.trials())
         if not running or self.search.budget.seconds is not None:
@@ -158,8 +159,8 @@ class Worker:
         return True
 
     def _work(self, trial) -> None:
-        """Brings a trial to its end, or puts it back where a signal asks to stop."""
-        # Where it was thought lost, it is no longer ours: another worker goes on with it.
+        """Finishes a trial, or puts it back if a signal asks to stop."""
+        # A trial that was considered lost is no longer ours: another worker resumes it.
         with self.study.heartbeat(trial), contextlib.suppress(UpdateFinishedTrialError):
             known = self._await_twin(trial)
             if self.stopping():
@@ -173,9 +174,9 @@ class Worker:
             self._check_failures()
 
     def _await_twin(self, trial):
-        """A finished trial with the same values, awaited if it is under way; None: there is none.
+        """Returns a finished trial with the same values, or None; waits for one that is running.
 
-        It is decided under the lock who of several is to train.
+        Which of several workers trains is decided under the lock.
         """
         while not self.stopping():
             with self.study.locked():
@@ -193,7 +194,7 @@ class Worker:
         return None
 
     def _take_over(self, trial, known) -> None:
-        """Tells the result of a trial of the same values."""
+        """Reports the result of a trial with the same values."""
         attrs = {**known.user_attrs, "first": trial.number, "same_as": known.number}
         for name in ("continues", "lives", "waits"):
             attrs.pop(name, None)
@@ -261,7 +262,11 @@ class Worker:
         job.save(files.job)
 
     def _check_failures(self) -> None:
-        """Raises: UserError if so many trials failed alike and none did not."""
+        """Checks that the search can succeed.
+
+        Raises: UserError if at least `FIRST_FAILURES` trials have ended, all failed, and the last
+        ones for similar reasons.
+        """
         finished = [t for t in self.study.trials() if t.state.is_finished()]
         own = [t for t in finished if "same_as" not in t.user_attrs]
         if len(own) < FIRST_FAILURES or any(t.state != TrialState.FAIL for t in own):
@@ -275,7 +280,7 @@ class Worker:
 
 
 def _costs(step_file: str, baseline_file: str) -> dict:
-    """What the reward of a trial depends on, apart from its accuracy."""
+    """Returns the arguments of `reward` other than the accuracy."""
     return {
         prefix + name: _measured(path)[name]
         for prefix, path in (("", step_file), ("baseline_", baseline_file))
