@@ -269,8 +269,10 @@ def test_a_run_is_planned_and_its_data_checked_drawn_and_prepared(folder, tmp_pa
     assert effnet.plan(effnet.with_overrides(records_config, "train.batch_size=4"))
 
 
-@pytest.mark.slow
-def test_sheets_are_drawn(folder, tmp_path):
+def test_sheets_are_drawn(folder, tmp_path, monkeypatch):
+    from efficientnetv2.datasets.tools import preview
+
+    monkeypatch.setattr(preview, "LAYERS", {"RandomHue": {}})  # Others take long to trace.
     result = effnet.preview(config_of(folder), str(tmp_path))
     assert result["stages"] == 2 and all(os.path.exists(path) for path in result["files"])
 
