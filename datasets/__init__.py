@@ -15,7 +15,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    """Imports on first use, so that modules without TensorFlow stay without it."""
+    """Imports a name on first use, so that importing the package does not import TensorFlow."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

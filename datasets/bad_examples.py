@@ -1,8 +1,8 @@
-"""Bad examples: finding, naming and skipping what cannot be read or decoded.
+"""Bad examples: detecting, reporting and skipping examples that cannot be read or decoded.
 
-TensorFlow's errors name neither the example nor the fault. With `data.on_error=skip` a bad
-example's slot of a training batch is taken by the next good one of its group, so that a batch stays
-a function of (config, seed, epoch, step). Any other error still ends the run.
+TensorFlow's errors name neither the example nor the cause. With `data.on_error=skip`, the next good
+example of the group replaces a bad one in a training batch, so that a batch remains a function of
+(config, seed, epoch, step). Any other error still ends the run.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ READING_ERRORS = (
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,
     tf.errors.FailedPreconditionError,  # a folder where a file should be
-    tf.errors.OutOfRangeError,  # the end of a file that is cut off
-    UnicodeDecodeError,  # TensorFlow's message quotes the data, which is no text
+    tf.errors.OutOfRangeError,  # a truncated file
+    UnicodeDecodeError,  # TensorFlow's message quotes the data, which is not valid text
 )
-_MAX_TEXT = 400  # characters of TensorFlow's own words
+_MAX_TEXT = 400  # characters of TensorFlow's message that are kept
 _NUMBERS_AT_ONCE = 256
-# How a format begins, how it ends, and its name. What follows the end does not matter.
+# First bytes, last bytes and name of each format. Data after the last bytes are ignored.
 _FORMATS = (
     (b"\xff\xd8\xff", b"\xff\xd9", "JPEG"),
     (b"\x89PNG", b"IEND", "PNG"),
@@ -43,7 +43,7 @@ _NAMED = 3  # names in a message
 
 
 class Fault(NamedTuple):
-    """What is wrong: `kind` is one of a few words, `reason` says it to a reader."""
+    """A fault of an example: `kind` is its category, `reason` describes it in messages."""
 
     kind: str
     reason: str
@@ -57,21 +57,21 @@ class Unreadable(NamedTuple):
 
 
 def find_fault(source: Source, record: tuple, max_pixels: int | None = None) -> Fault | None:
-    """Reads and decodes one example, whole; None if nothing is wrong with it.
+    """Reads and fully decodes one example; returns its fault, or None if there is none.
 
-    The kinds: "unreadable" (the storage refuses it), "broken record", "empty", "not an image",
-    "too large", "truncated", "corrupt".
+    The kinds are "unreadable" (a storage error), "broken record", "empty", "not an image",
+    "too large", "truncated" and "corrupt".
 
     Args:
-        source: where it is from.
+        source: the source of the example.
         record: the parts of its record.
-        max_pixels: more are "too large".
+        max_pixels: larger images are "too large".
     """
     try:
         image_bytes = source.load(*record)[0].numpy()
     except READING_ERRORS as error:
         is_record = isinstance(error, (tf.errors.InvalidArgumentError, UnicodeDecodeError))
-        name = source.name_of(*record).numpy().decode()  # Not twice in a message.
+        name = source.name_of(*record).numpy().decode()  # Messages name it already.
         reason = clean_message(error).removeprefix(name).lstrip("; ")
         return Fault("broken record" if is_record else "unreadable", reason)
     if not image_bytes:
@@ -84,7 +84,7 @@ def find_fault(source: Source, record: tuple, max_pixels: int | None = None) -> 
 
 
 def format_of(image_bytes: bytes) -> str | None:
-    """ "JPEG", "PNG", "GIF" or "BMP" by how the bytes begin, whatever the file's name says."""
+    """Detects "JPEG", "PNG", "GIF" or "BMP" from the first bytes, not from the file extension."""
     return next((name for start, _, name in _FORMATS if image_bytes.startswith(start)), None)
 
 
@@ -114,19 +114,19 @@ def _is_cut_off(image_bytes: bytes, image_format: str) -> bool:
 
 
 def clean_message(error: Exception) -> str:
-    """TensorFlow's words in one line, without the names of its operations."""
+    """Returns TensorFlow's message as one line, without operation names."""
     text = " ".join((getattr(error, "message", None) or str(error)).split())
     text = re.sub(r"\{\{.*?\}\} ?|\[\[.*?\]\]|\[Op:.*|Error in user-defined.*?:\s", "", text)
-    # Of an assertion: in a graph, and outside of one.
+    # Assertions in graph mode and in eager mode.
     text = re.sub(r"assertion failed: \[(.*)\]", r"\1", text)
     text = re.sub(r"Expected '.*' to be true. Summarized data: b(['\"])(.*)\1", r"\2", text)
     return text.strip().encode("ascii", "backslashreplace").decode()[:_MAX_TEXT]
 
 
 def good_numbers(records: tf.data.Dataset, example: Callable) -> tf.data.Dataset:
-    """Runs `example` on all records, in parallel, and leaves out those where it fails.
+    """Runs `example` on all records in parallel and drops those for which it fails.
 
-    Returns: (position in `records`, int64; what `example` returned), in order.
+    Returns: (position in `records`, int64; result of `example`), in order.
     """
     return (
         records.enumerate()
@@ -142,14 +142,14 @@ def good_numbers(records: tf.data.Dataset, example: Callable) -> tf.data.Dataset
 def find_unreadable(
     sources: Iterable[Source], *, max_pixels: int | None = None, first_number: int = 0
 ) -> Unreadable | None:
-    """Finds the first example that cannot be read and decoded, on all cores; None if all can.
+    """Finds the first example that cannot be read or decoded, on all cores; None if all can.
 
     Args:
-        sources: are looked through one after the other.
+        sources: searched one after the other.
         max_pixels: larger images count as unreadable.
-        first_number: where in the first source to begin: position n % N of epoch n // N, with N
-            examples in an epoch. That epoch is looked through to its end, then from its beginning.
-            The other sources, and the first one if this is 0, are read in their fixed order.
+        first_number: where to start in the first source: position n % N of epoch n // N, with N
+            examples per epoch. That epoch is searched to its end, then from its beginning. The
+            other sources, and the first one if this is 0, are read in their fixed order.
     """
     for index, source in enumerate(sources):
         epoch, skip = divmod(0 if index else first_number, source.num_examples)
@@ -168,7 +168,7 @@ def _first_bad(
     def example(*record):
         return tf.size(decode_image(source.load(*record)[0], max_pixels))
 
-    tested = 0  # Records before this one are known, good or not bad when looked at closer.
+    tested = 0  # All records before this one are good, by the fast pass or by `_closer`.
     numbers = good_numbers(records, example).map(lambda number, _: number).batch(_NUMBERS_AT_ONCE)
     end = tf.data.Dataset.from_tensors(tf.cast(records.cardinality(), tf.int64)[None])
     for block in numbers.concatenate(end).as_numpy_iterator():
@@ -181,7 +181,7 @@ def _first_bad(
 
 
 def _closer(source: Source, records: tf.data.Dataset, max_pixels: int | None) -> Unreadable | None:
-    """The first unreadable example of a few, one after the other."""
+    """Reads a few examples one by one; returns the first unreadable one, or None."""
     name = "the first record"
     try:
         for record in records:
@@ -190,7 +190,7 @@ def _closer(source: Source, records: tf.data.Dataset, max_pixels: int | None) ->
             if fault is not None:
                 return Unreadable(name, fault)
             name = f"the record after {name}"
-    except READING_ERRORS as error:  # Of the records: a source that does not replace broken ones.
+    except READING_ERRORS as error:  # From a source that does not replace broken records.
         return Unreadable(name, Fault("broken record", clean_message(error)))
     return None
 
@@ -201,12 +201,12 @@ def explain_reading_errors(
     data_config: DataConfig | None = None,
     first_number: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
-    """Turns the error of an example that cannot be read into a UserError that names it and why.
+    """Turns a reading error into a UserError that names the example and the reason.
 
     Args:
-        sources: where the examples are from; searched one after the other.
-        data_config: the settings that they were opened with.
-        first_number: -> where in the first source to begin searching, see `find_unreadable`.
+        sources: the sources of the examples; searched one after the other.
+        data_config: the settings with which they were opened.
+        first_number: returns where to start in the first source, see `find_unreadable`.
     """
     try:
         yield
@@ -226,16 +226,15 @@ def explain_reading_errors(
 
 
 def user_error_in(error: Exception) -> UserError | None:
-    """The UserError that a Python function inside tf.data raised, which TensorFlow wraps."""
+    """Returns the UserError of a Python function in tf.data, which TensorFlow wraps, or None."""
     _, marker, text = str(error).partition("UserError: ")
     return UserError(text.splitlines()[0]) if marker else None
 
 
 class BadExamples:
-    """Counts the bad examples of one split, logs each once, and says when there are too many.
+    """Counts the bad examples of one split, logs each once, and raises if there are too many.
 
-    One object is for one split of one run of the program: a resumed run counts anew. It may be
-    used by many threads.
+    An object serves one split in one process: a resumed run starts a new count. Thread-safe.
     """
 
     def __init__(self, source: Source, split: str, data_config):
@@ -244,24 +243,24 @@ class BadExamples:
         self._split = split
         self._max_share = data_config.max_bad_share
         self._max_pixels = data_config.max_pixels
-        self._names: dict[str, str] = {}  # Of an example, by its record: not all names differ.
+        self._names: dict[str, str] = {}  # Keyed by record, since names are not unique.
         self._lock = threading.Lock()
 
     @property
     def count(self) -> int:
-        """How many distinct examples were bad."""
+        """Number of distinct bad examples."""
         return len(self._names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names, in the order in which they were met."""
+        """Names and reasons of the bad examples, in the order of their first occurrence."""
         return tuple(self._names.values())
 
     def report(self, *record) -> None:
-        """Notes one bad example, by the parts of its record.
+        """Records one bad example, given the parts of its record.
 
-        Raises: UserError if it is one too many, or if nothing is wrong with it: then the error that
-            brought it here is not the example's, and must not pass for it.
+        Raises: UserError if there are too many, or if the example has no fault: then the error has
+            another cause and must not be attributed to the example.
         """
         key = hashlib.sha256(repr(record).encode()).digest()
         record = tuple(tf.convert_to_tensor(part) for part in record)
@@ -276,7 +275,7 @@ class BadExamples:
                     "failed for a moment, or the program is at fault; run again, with "
                     "data.on_error=stop to see the error"
                 )
-            if fault.kind == "broken record":  # Not the data: the settings do not fit them.
+            if fault.kind == "broken record":  # The settings do not match the data.
                 raise UserError(f"{name} {fault.reason}")
             self._names[key] = f"{name} ({fault.reason})"
             logging.warning("%s: skips %s: %s", self._split, name, fault.reason)
@@ -302,28 +301,28 @@ def load_group(
     *,
     replace: bool = True,
 ):
-    """Makes the examples of a group, without the bad ones, inside a tf.data map.
+    """Builds the examples of a group, without the bad ones, inside a tf.data map.
 
-    What is bad is told to `bad` by a Python function, which runs only for a group with bad
-    examples; so a pipeline with it works in this process only, not through tf.data service.
-    Keep out of `example` what cannot fail for the data's sake, such as augmentation.
+    Bad examples are reported to `bad` through a Python callback that runs only for groups
+    containing one; the pipeline therefore works in this process only, not through tf.data service.
+    `example` should exclude steps that never fail because of the data, such as augmentation.
 
     Args:
         elements: tensors [n, ...], the arguments of `example`.
-        example: one element's parts -> any structure of tensors of static shapes. May fail in the
-            graph because an example cannot be read or decoded.
+        example: maps the parts of one element to any structure of tensors with static shapes. It
+            may fail in the graph if an example cannot be read or decoded.
         records: tensors [n, ...], the parts of the elements' records in the source.
-        replace: put the next good example, cyclic, into the slot of a bad one; else leave it out.
+        replace: replace a bad example with the next good one, cyclically; if False, drop it.
 
-    Returns: `example`'s structure, stacked: [n, ...], or if not `replace` [number of good ones,
-        ...].
+    Returns: the structure that `example` returns, stacked: [n, ...], or [number of good examples,
+        ...] if not `replace`.
     Raises: in the graph, UserError (as tf.errors.InvalidArgumentError) if `bad` raises it, or if
-        all are bad and `replace`.
+        all examples are bad and `replace` is set.
     """
     count = tf.shape(tf.nest.flatten(records)[0])[0]
     numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), *elements))
     examples = numbered.map(lambda position, *parts: (position, example(*parts)))
-    # A group without a good example would have no batch: an empty one follows for it.
+    # A group without a good example yields no batch, so an empty one is appended as a fallback.
     good = examples.ignore_errors().batch(tf.cast(count, tf.int64))
     nothing = tf.data.Dataset.from_tensors(tf.nest.map_structure(_empty, good.element_spec))
     positions, examples = good.concatenate(nothing).take(1).get_single_element()
@@ -337,7 +336,7 @@ def load_group(
         with tf.control_dependencies([told]):
             if not replace:
                 return tf.nest.map_structure(tf.identity, examples)
-            # The first good position at or after each position; beyond the last one, the first.
+            # The first good position at or after each position, wrapping around at the end.
             slots = tf.searchsorted(positions, tf.range(count)) % tf.size(positions)
         return tf.nest.map_structure(lambda part: tf.gather(part, slots), examples)
 
@@ -355,7 +354,7 @@ def _empty(spec: tf.TensorSpec) -> tf.Tensor:
 def _tell(bad: BadExamples, parts: list[tf.Tensor], needed: tf.Tensor | None) -> tf.Tensor:
     """Reports the records whose parts are stacked in `parts`.
 
-    Raises: UserError, in the graph, if `needed` is given and empty: then there is no replacement.
+    Raises: UserError, in the graph, if `needed` is given but empty: there is no replacement.
     """
 
     def report(left: np.ndarray, *columns: np.ndarray) -> np.bool_:

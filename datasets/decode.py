@@ -1,11 +1,11 @@
-"""Decoding: encoded images -> pixels as stored, ignoring the EXIF orientation tag.
+"""Decoding of images to pixels as stored, ignoring the EXIF orientation tag.
 
-So does the official code; a photo that a camera marked as turned is learned and predicted lying on
-its side. `--mode=check_data` counts such photos.
+The official code ignores it too: a photo that the camera tagged as rotated is used sideways in
+training and prediction. `--mode=check_data` counts such photos.
 
-TensorFlow's decoder unpacks all frames of a GIF even where only the first is wanted, and a frame
-may be larger than the screen that the header states; so the frames' sizes are read from the
-blocks first, without decoding.
+TensorFlow's decoder unpacks all frames of a GIF even if only the first is needed, and a frame may
+be larger than the screen size in the header. The frame sizes are therefore read from the blocks
+first, without decoding.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from collections.abc import Callable
 import tensorflow as tf
 
 _EXTENSION, _IMAGE = 0x21, 0x2C
-_PADDING = 16  # Zeros behind the bytes: a block that is cut off reads them, and ends.
-_BYTES_PER_BLOCK = 16  # On average, at least; else it is taken for an attack on this loop.
+_PADDING = 16  # Zeros appended to the bytes, at which a truncated block ends.
+_BYTES_PER_BLOCK = 16  # Minimum on average; less is treated as an attack on this loop.
 _FREE_BLOCKS = 10_000
-_HEADER = 26  # bytes: of PNG, BMP and GIF; the size of the image is in them
-NAMED_POSITIONS = 64  # The error of a later image names the last of them.
-FRAMES_PIXELS = 2**28  # Of all frames of a GIF; the decoder takes a byte for each.
+_HEADER = 26  # bytes of a PNG, BMP or GIF header that contain the image size
+NAMED_POSITIONS = 64  # Errors of later images name the last position.
+FRAMES_PIXELS = 2**28  # Limit for all frames of a GIF; the decoder needs a byte for each.
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])  # Loops are slow outside of graphs.
 def largest_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the size of the largest frame of a GIF, and the pixels of all frames together.
+    """Returns the size of the largest frame of a GIF, and the number of pixels of all frames.
 
-    Shapes: scalar string -> int32 [2] (height, width), int64 scalar; zeros if there is none. What
-        follows a block that is cut off is not read. A file of more blocks than 10,000 and one per
-        16 bytes counts as endless: its number of pixels is the largest of int64.
+    Shapes: scalar string -> int32 [2] (height, width), int64 scalar; zeros if there is no frame.
+        Data after a truncated block are not read. A file with more than 10,000 blocks plus one per
+        16 bytes counts as endless: its number of pixels is the maximum of int64.
     Source: GIF89a specification, sections 17 to 27.
     """
     content = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8), tf.int32)
@@ -73,10 +73,10 @@ def largest_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _at(position: tf.Tensor | None, make: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """Returns `make()`, by an operation whose name has the image's position in its batch.
+    """Returns `make()`, computed by an operation named after the image's position in its batch.
 
-    TensorFlow's errors tell the name of the operation that failed and nothing else of where, so
-    there is a branch for each position, `image_0` to `image_63`. Costs 3% of decoding.
+    TensorFlow's errors identify the location of a failure only by the name of the operation, so
+    there is a branch for each position, `image_0` to `image_63`. This costs 3% of decoding.
     """
     if position is None:
         return make()
@@ -93,10 +93,10 @@ def _at(position: tf.Tensor | None, make: Callable[[], tf.Tensor]) -> tf.Tensor:
 
 
 def check_pixels(size: tf.Tensor, max_pixels: int, position: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns `size`, and refuses an image of more than `max_pixels` pixels.
+    """Returns `size`, and rejects an image of more than `max_pixels` pixels.
 
     Shapes: int32 [2] (height, width), pixels, from an image's header -> the same.
-    Raises: tf.errors.InvalidArgumentError if there are more; it tells the position, if given.
+    Raises: tf.errors.InvalidArgumentError if there are more; it has the position, if given.
     """
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
     text = ["too large: height and width are", size]
@@ -105,7 +105,7 @@ def check_pixels(size: tf.Tensor, max_pixels: int, position: tf.Tensor | None = 
 
 
 def _check_frames(image_bytes: tf.Tensor, max_pixels: int, position: tf.Tensor | None) -> tf.Tensor:
-    """Refuses a GIF with a frame, or frames, of too many pixels; True for what passes."""
+    """Rejects a GIF with too many pixels in one frame or in all; otherwise returns True."""
 
     def checked() -> tf.Tensor:
         size, pixels = largest_frame(image_bytes)
@@ -120,20 +120,20 @@ def _check_frames(image_bytes: tf.Tensor, max_pixels: int, position: tf.Tensor |
 
 
 def _assert(condition: tf.Tensor, text: list, position: tf.Tensor | None) -> list[tf.Operation]:
-    """Returns what has to be waited for, for an error of this text unless `condition` is true."""
+    """Returns control dependencies that fail with this text unless `condition` is true."""
     where = [] if position is None else ["image", position]
-    # The raw op: `tf.debugging.Assert` adds a condition, which costs more than all of this.
+    # The raw op: `tf.debugging.Assert` adds a conditional, which costs more than the whole check.
     check = tf.raw_ops.Assert(condition=condition, data=[*where, *text], summarize=2)
-    return [] if check is None else [check]  # None: eager, and passed.
+    return [] if check is None else [check]  # None: passed in eager mode.
 
 
 def _part(
     image_bytes: tf.Tensor, start: tf.Tensor, num_bytes: tf.Tensor, position: tf.Tensor | None
 ) -> tf.Tensor:
-    """Returns a part of a BMP, scalar string; `start` and `num_bytes` int64.
+    """Returns a slice of a BMP's bytes, scalar string; `start` and `num_bytes` are int64.
 
-    Raises: tf.errors.InvalidArgumentError if it is not all there. TensorFlow's own error repeats
-    the bytes of the image, which are no text: Python would fail to read it.
+    Raises: tf.errors.InvalidArgumentError if the bytes are too few. TensorFlow's own error would
+    quote the image data, which Python cannot decode as text.
     """
     start, num_bytes = tf.cast(start, tf.int64), tf.cast(num_bytes, tf.int64)
     size = tf.cast(tf.strings.length(image_bytes), tf.int64)
@@ -144,10 +144,10 @@ def _part(
 
 
 def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf.Tensor:
-    """Height and width that the header of a JPEG, PNG, BMP or GIF states; nothing is decoded.
+    """Returns height and width from the header of a JPEG, PNG, BMP or GIF, without decoding.
 
-    Shapes: scalar string -> int32 [2] (height, width); zeros for other bytes, and where the header
-        of a PNG, BMP or GIF is cut off.
+    Shapes: scalar string -> int32 [2] (height, width); zeros for other bytes, and if the header of
+        a PNG, BMP or GIF is truncated.
     Raises: tf.errors.InvalidArgumentError if the header of a JPEG cannot be read.
     """
 
@@ -155,7 +155,7 @@ def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf
         return _at(position, lambda: tf.io.extract_jpeg_shape(image_bytes))[:2]
 
     def from_other() -> tf.Tensor:
-        # Padded: cutting beyond the end is an error whose message is no valid text.
+        # Padded: slicing past the end is an error whose message is not valid text.
         header = tf.strings.substr(image_bytes, 0, _HEADER) + tf.constant(bytes(_HEADER))
 
         def read(start: int, dtype: tf.DType, little_endian: bool = True) -> tf.Tensor:
@@ -166,7 +166,7 @@ def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf
         return tf.case(
             [
                 (first == b"\x89P", lambda: read(16, tf.int32, little_endian=False)),
-                (first == b"BM", lambda: tf.abs(read(18, tf.int32))),  # < 0: from top to bottom
+                (first == b"BM", lambda: tf.abs(read(18, tf.int32))),  # < 0: top row first
                 (first == b"GI", lambda: read(6, tf.uint16)),
             ],
             default=lambda: tf.constant([0, 0]),
@@ -178,7 +178,7 @@ def image_shape(image_bytes: tf.Tensor, position: tf.Tensor | None = None) -> tf
 def _palette_bmp(
     image_bytes: tf.Tensor, indices: tf.Tensor, position: tf.Tensor | None
 ) -> tf.Tensor:
-    """Looks up the colours of an 8-bit BMP, which TensorFlow decodes to palette indices."""
+    """Looks up the colors of an 8-bit BMP, which TensorFlow decodes to palette indices."""
     header = tf.io.decode_raw(_part(image_bytes, 10, 8, position), tf.int32)  # little-endian
     header = tf.cast(header, tf.int64)
     start = 14 + header[1]  # the palette lies between the headers and the pixels
@@ -193,15 +193,16 @@ def decode_image(
 ) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP or GIF (first frame) to RGB.
 
-    Grey becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
+    Grayscale becomes three equal channels, CMYK is converted, alpha is dropped, 16 bits become 8.
 
     Shapes: scalar string -> uint8 [H, W, 3] in [0, 255], H and W dynamic.
     Args:
-        position: int32 scalar, of the image in its batch, for errors to name it: see `_at`.
-    Raises: tf.errors.InvalidArgumentError if the bytes are no such image, or if it has more than
-        `max_pixels` pixels: before memory is taken for them, by the header and, of a GIF, by the
-        size of each frame. All frames of a GIF, which the decoder unpacks to get at the first, may
-        have 2**28 pixels, or `max_pixels` if that is more.
+        position: int32 scalar, the image's position in its batch, named in errors; see `_at`.
+    Raises: tf.errors.InvalidArgumentError if the bytes are not a valid image in one of these
+        formats, or if it has more than `max_pixels` pixels. This is checked before memory is
+        allocated, from the header and, for a GIF, from the size of each frame. All frames of a GIF
+        together, which the decoder unpacks even for the first one, may have 2**28 pixels, or
+        `max_pixels` if that is more.
     """
 
     def decoded() -> tf.Tensor:

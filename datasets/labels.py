@@ -8,22 +8,22 @@ import tensorflow as tf
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.text import one_line
 
-IMAGENET = "imagenet"  # As a label file: the built-in names of ImageNet-1k.
+IMAGENET = "imagenet"  # As a label file, selects the built-in names of ImageNet-1k.
 
 
 def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 names of ImageNet-1k in the order of the classes (of their WordNet ids).
+    """Returns the 1000 class names of ImageNet-1k in class order (sorted by WordNet ID).
 
-    Source: torchvision (BSD 3-Clause licence), which tells apart the classes that share a word.
+    Source: torchvision (BSD 3-Clause license), which disambiguates classes that share a word.
     """
     file = importlib.resources.files("efficientnetv2.datasets") / "imagenet_labels.txt"
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def names_in(text: str, source: str) -> tuple[str, ...]:
-    """The class names of a text, one per line.
+    """Returns the class names in a text, one per line.
 
-    Raises: UserError, naming `source`, if a line has none.
+    Raises: UserError, naming `source`, if a line has no name.
     """
     names = tuple(line.strip() for line in text.removesuffix("\n").split("\n"))
     if "" in names:
@@ -32,12 +32,12 @@ def names_in(text: str, source: str) -> tuple[str, ...]:
 
 
 def class_names_of(data_config, known: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The names of a source's classes, in the order of its labels.
+    """Returns the class names of a source, in the order of its labels.
 
-    Those of `data_config.label_file` if it is set, else those that the source has, `known`, else
-    the numbers 0, 1, ... as text.
+    They are read from `data_config.label_file` if it is set; otherwise they are `known`, the names
+    that the source has, or else the numbers 0, 1, ... as text.
 
-    Raises: UserError if nothing says how many classes there are, or two things differ.
+    Raises: UserError if the number of classes is unknown, or if two values of it differ.
     """
     count = data_config.num_classes if known is None else len(known)
     if data_config.label_file is not None:
@@ -59,7 +59,7 @@ def class_names_of(data_config, known: Sequence[str] | None = None) -> tuple[str
 
 
 def read_label_file(path: str) -> tuple[str, ...]:
-    """Class names, one per line; "imagenet": those of ImageNet-1k.
+    """Reads class names, one per line; "imagenet" selects those of ImageNet-1k.
 
     Raises: UserError if the file cannot be read, or has a line without a name.
     """
@@ -69,9 +69,9 @@ def read_label_file(path: str) -> tuple[str, ...]:
 
 
 def read_text(path: str, name: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Reads a UTF-8 text file, with or without a byte order mark.
 
-    Raises: UserError, calling the file `name`, if it cannot be read or is no such text.
+    Raises: UserError, which calls the file `name`, if it cannot be read or is not valid UTF-8.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -84,7 +84,7 @@ def read_text(path: str, name: str) -> str:
 
 
 def read_labels(source: str) -> tuple[str, ...]:
-    """Returns the names of "imagenet", or of a file with one per line, in order.
+    """Returns the class names of "imagenet", or of a file with one name per line, in order.
 
     Raises: UserError if the file cannot be read, or has a line without a name.
     """

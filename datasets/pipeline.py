@@ -1,8 +1,8 @@
-"""The tf.data pipeline: examples -> batches.
+"""The tf.data pipeline from examples to batches.
 
 Records are numbered: number n is position n % N of epoch n // N. Every random draw is a function of
-(seed, epoch, position) or of (seed, step, row), so any step can be the first one, and any image of
-any batch can be drawn again.
+(seed, epoch, position) or of (seed, step, row), so training can start at any step, and any image of
+any batch can be reproduced.
 """
 
 import math
@@ -20,20 +20,20 @@ from efficientnetv2.datasets.sources.registry import open_source
 from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.hparams import Config, Stage, with_values
 
-_CROP, _AUGMENT, _EXTRA, _CUTOUT, _MIXING = range(5)  # What a seed is for; part of the seed.
+_CROP, _AUGMENT, _EXTRA, _CUTOUT, _MIXING = range(5)  # Purpose of a seed; part of the seed.
 _PURPOSES = 8
-# Pixels that are augmented together: many hide what a call costs, few stay in the cache. Measured,
-# see docs/performance.md.
+# Pixels that are augmented together: large groups amortize the cost of a call, small ones fit in
+# the cache. Measured, see docs/performance.md.
 _GROUP_PIXELS = 32 * 224**2
 _LARGEST_GROUP = 256  # images
-_READ_TOGETHER = 64  # examples of an evaluation that skips bad ones
+_READ_TOGETHER = 64  # examples per group in an evaluation that skips bad ones
 
 
 def numbered_records(source: Source, first: int, end: int) -> tf.data.Dataset:
-    """The records of a run in their order: (number, int64 scalar; the parts of the record...).
+    """Returns the records of a run in order: (number, int64 scalar; the parts of the record...).
 
     Args:
-        source: has N examples an epoch.
+        source: has N examples per epoch.
         first: the first number; nothing before it is decoded.
         end: the number after the last.
     """
@@ -52,17 +52,17 @@ def numbered_records(source: Source, first: int, end: int) -> tf.data.Dataset:
 def numbered_by_step(
     source: Source, first: int, end: int, batch: int, offset: int = 0
 ) -> tf.data.Dataset:
-    """The same records, but the batch of a step can be made without those before it.
+    """Returns the same records, but each step's batch can be built without the previous ones.
 
-    So the workers of a tf.data service share out the steps, and each batch is still the one that a
-    single machine would make.
+    The workers of a tf.data service can therefore divide the steps among themselves, and each batch
+    is the same as on a single machine.
 
     Args:
         source: has random access.
         first: the first step.
         end: the step after the last.
-        batch: records of a step.
-        offset: step s has the records from `offset + s * batch` on.
+        batch: records per step.
+        offset: step s starts at record `offset + s * batch`.
 
     Raises: UserError if the source has no random access.
     """
@@ -79,7 +79,7 @@ def numbered_by_step(
             start = epoch * source.num_examples
             begin = tf.maximum(step_start, start)
             stop = tf.minimum(step_start + batch, start + source.num_examples)
-            numbers = tf.data.Dataset.range(begin, stop).batch(batch)  # Together, which is faster.
+            numbers = tf.data.Dataset.range(begin, stop).batch(batch)  # Faster in batches.
             return numbers.map(lambda n: (n, *source.record_at(epoch, n - start))).unbatch()
 
         last = step_start + batch - 1
@@ -92,16 +92,16 @@ def numbered_by_step(
 
 
 def read_through_service(dataset: tf.data.Dataset, address: str, bad) -> tf.data.Dataset:
-    """Has the workers of a tf.data service make the batches; each is made once, by one of them.
+    """Builds the batches on the workers of a tf.data service, each batch once, by one worker.
 
-    They arrive in the order in which they are ready.
+    The batches arrive in the order in which they are ready.
 
     Args:
         dataset: the batches, from `numbered_by_step`.
         address: "grpc://HOST:PORT" of the dispatcher.
-        bad: must be None: what workers skip could not be counted.
+        bad: must be None, since examples skipped by workers cannot be counted.
 
-    Raises: UserError if the address is none, or with `data.on_error=skip`.
+    Raises: UserError if the address is not valid, or with `data.on_error=skip`.
     """
     if bad is not None:
         raise UserError(
@@ -130,27 +130,26 @@ def build_dataset(
     """Returns the batches of a training stage, or the examples of an evaluation split.
 
     Training (`stage` given): ({"image": uint8 [B, S, S, 3]}, {"label": float32 [B, K]}) for the
-    steps from `first_step` (the stage's first by default) to the stage's end; of a variant, for
-    those that draw it. Labels sum to 1; with Mixup or CutMix they blend two classes. Multi-label:
-    each label is 0 or 1 before blending.
-    Batches run on across the ends of epochs; each epoch has every example once, in an order of its
-    own.
+    steps from `first_step` (the stage's first by default) to the stage's end; for a variant, only
+    the steps that draw it. Labels sum to 1; with Mixup or CutMix they blend two classes.
+    Multi-label: each label is 0 or 1 before blending.
+    Batches continue across epoch boundaries; each epoch has every example once, in its own order.
     Evaluation (`stage` None): single ({"image": float32 [S, S, 3]}, {"label": float32 [K]}), each
     example once, in a fixed order.
     Order: shuffle, decode, crop, flip, batch, policies, Mixup, prefetch. Pixels are in [0, 255];
-    the model normalises.
+    the model normalizes.
 
     Args:
-        config: the run; `config.runtime.data_service` names a tf.data service to read through.
+        config: the run's config; `config.runtime.data_service` is the tf.data service to use.
         split: "train", "minival" or "eval".
         stage: the stage to train.
         first_step: where to resume; nothing before it is read or decoded.
-        source: the split's source, if it is open already.
-        shard: (index, count) of this worker: it gets its rows of each batch, B / count of them.
-        bad: counts what `data.on_error=skip` skips, over several calls; None: a new count.
+        source: the split's source, if it is already open.
+        shard: (index, count) of this worker, which gets B / count rows of each batch.
+        bad: counts the examples skipped by `data.on_error=skip` across calls; None: a new count.
 
     Raises: UserError if the data cannot be used as configured; ValueError if `first_step` is
-    outside of the stage.
+    outside the stage.
     Source: official pipeline; Mixup blends within the global batch, or a worker's share of it.
     """
     source = source or open_source(config.data, split, config.train.seed)
@@ -168,9 +167,9 @@ def build_dataset(
 
 
 def with_source_facts(config: Config, sources: dict[str, Source]) -> Config:
-    """Returns the config with the numbers of classes and images that the sources have.
+    """Returns the config with the numbers of classes and images from the sources.
 
-    Raises: UserError if a number that was set differs from what the source has.
+    Raises: UserError if a configured number differs from that of the source.
     """
     facts = {"data__num_classes": len(next(iter(sources.values())).class_names)}
     for split, source in sources.items():
@@ -212,7 +211,7 @@ def _evaluation_examples(config: Config, source: Source, classes: int, bad) -> t
 
 
 def label_vector(label: tf.Tensor, classes: int) -> tf.Tensor:
-    """Shapes: int64 scalar, or int64 [any number] of a multi-label example -> float32 [K]."""
+    """Encodes labels as 0 and 1: int64 scalar, or [any number] if multi-label -> float32 [K]."""
     if label.shape.rank == 0:
         return tf.one_hot(label, classes)
     return tf.cast(tf.reduce_any(tf.one_hot(label, classes, True, False), axis=0), tf.float32)
@@ -225,7 +224,7 @@ def _in_parallel(dataset: tf.data.Dataset, function) -> tf.data.Dataset:
 def _training_batches(config, source: Source, stage: Stage, first_step: int, shard, bad):
     data, seed, batch = config.data, config.train.seed, stage.batch_size
     rows = batch // shard[1]
-    offset = stage.records_before(0)  # Step s has the records from `offset + s * batch` on.
+    offset = stage.records_before(0)  # Step s starts at record `offset + s * batch`.
     if rows * shard[1] != batch:
         raise UserError(f"a batch of {batch} cannot be shared by {shard[1]} workers; change one")
     group = _group_size(rows, stage.image_size)
@@ -250,7 +249,7 @@ def _training_batches(config, source: Source, stage: Stage, first_step: int, sha
     def augmented(number, images, labels):
         step, row = (number - offset) // batch, (number - offset) % batch
         for index, policy in enumerate(policies):
-            # For all rows of the batch, so that they do not depend on how it is divided.
+            # Draws for the whole batch, so that they do not depend on how it is divided.
             draws = policy.draw(batch, draw_seed(seed, _AUGMENT, step, index))
             draws = tf.nest.map_structure(lambda values: values[row : row + group], draws)
             images = apply_policy(policy, images, draws, data.op_set)
@@ -289,12 +288,12 @@ def _training_batches(config, source: Source, stage: Stage, first_step: int, sha
     if config.runtime.data_service:
         dataset = read_through_service(dataset, config.runtime.data_service, bad)
     options = tf.data.Options()
-    options.threading.max_intra_op_parallelism = 1  # All cores are busy with images as it is.
+    options.threading.max_intra_op_parallelism = 1  # The images already keep all cores busy.
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _groups(dataset: tf.data.Dataset, example, group: int, bad: BadExamples | None):
-    """Numbered records -> (the first's number, images uint8 [G, S, S, 3], labels [G, K])."""
+    """Groups numbered records: (number of the first, images uint8 [G, S, S, 3], labels [G, K])."""
 
     def load(number, *records):
         return number[0], *load_group((number, *records), example, records, bad)
@@ -307,14 +306,14 @@ def _groups(dataset: tf.data.Dataset, example, group: int, bad: BadExamples | No
 
 
 def _group_size(rows: int, image_size: int) -> int:
-    """Images that are augmented together: the divisor of `rows` that is nearest to the best."""
+    """Returns how many images to augment together: the divisor of `rows` nearest to the optimum."""
     best = min(max(_GROUP_PIXELS // image_size**2, 1), _LARGEST_GROUP)
     divisors = (number for number in range(1, rows + 1) if rows % number == 0)
     return min(divisors, key=lambda divisor: abs(math.log(divisor / best)))
 
 
 def draw_seed(seed: int, purpose: int, epoch, position) -> tf.Tensor:
-    """Returns the seed, int64 [2], of one draw; no two draws of a run share one."""
+    """Returns the seed of one draw, int64 [2]; it is unique within a run."""
     high = tf.cast(epoch, tf.int64) + ((seed * _PURPOSES + purpose) << 30)
     return tf.stack([high, tf.cast(position, tf.int64)])
 

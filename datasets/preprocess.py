@@ -1,7 +1,7 @@
-"""One encoded image -> one square of pixels: decode, crop, resize, flip.
+"""Preprocessing of one encoded image into a square of pixels: decode, crop, resize, flip.
 
-Pixels stay in [0, 255]; the model normalises. `preprocess_eval` is deterministic and is the one
-evaluation path; `preprocess_train` is a pure function of its arguments, the seed among them.
+Pixels stay in [0, 255]; the model normalizes. `preprocess_eval` is deterministic and is the only
+evaluation path; `preprocess_train` is a pure function of its arguments, including the seed.
 
 Source: official preprocessing.py ("v2", bilinear), preprocess_legacy.py ("v1", bicubic).
 """
@@ -16,18 +16,18 @@ from efficientnetv2.hparams import nearest
 from efficientnetv2.hparams.config import EVAL_CROPS
 
 CROP_PADDING = 32  # pixels: a model of size S sees S / (S + 32) of the shorter side
-_FLIP = (0, 1 << 60)  # added to a seed: positions in a data set stay far below
-_WHOLE_IMAGE_FROM = 320  # pixels: from this size on the "v2" rule evaluates without a crop
+_FLIP = (0, 1 << 60)  # added to a seed; positions in a data set are far smaller
+_WHOLE_IMAGE_FROM = 320  # pixels: from this size on, the "v2" rule evaluates without a crop
 
 
 def _center_window(size: tf.Tensor, image_size: int, round_up: bool) -> tf.Tensor:
-    """The central square of side S / (S + 32) of the shorter side.
+    """Returns the central square whose side is S / (S + 32) of the shorter side.
 
     Shapes: size int32 [2] (height, width) -> int32 [4] (top, left, side, side).
     """
     shorter = tf.cast(tf.reduce_min(size), tf.float32)
     side = tf.cast(image_size / (image_size + CROP_PADDING) * shorter, tf.int32)
-    side = tf.maximum(side, 1)  # Of an image one pixel wide; officially an error.
+    side = tf.maximum(side, 1)  # For an image one pixel wide; an error in the official code.
     top_left = (size - side + (1 if round_up else 0)) // 2
     return tf.stack([top_left[0], top_left[1], side, side])
 
@@ -44,14 +44,14 @@ def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
 
 
 def _bilinear(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Half-pixel centres, no antialiasing (as in all official paths), also when shrinking."""
+    """Resizes with half-pixel centers, never with antialiasing (as in all official paths)."""
     return tf.raw_ops.ResizeBilinear(
         images=image[None], size=[image_size, image_size], half_pixel_centers=True
     )[0]
 
 
 def _legacy_bicubic(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """TF1's bicubic: a = -0.75, no half-pixel centres; overshoots [0, 255]."""
+    """Resizes as TF1's bicubic: a = -0.75, no half-pixel centers; overshoots [0, 255]."""
     resized = tf.raw_ops.ResizeBicubic(
         images=image[None],
         size=[image_size, image_size],
@@ -78,7 +78,7 @@ def _check_size(image_size: int) -> None:
 
 
 def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    """Float pixels -> the nearest of 0 .. 255, upwards from halfway."""
+    """Rounds float pixels to the nearest integer in [0, 255], halves up."""
     pixels = tf.raw_ops.ClipByValue(t=pixels + 0.5, clip_value_min=0.0, clip_value_max=255.0)
     return tf.cast(pixels, tf.uint8)
 
@@ -93,7 +93,7 @@ def preprocess_eval(
     max_pixels: int | None = None,
     position: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """The evaluation path: decode, centre crop, resize.
+    """Decodes, center-crops and resizes an image for evaluation.
 
     Shapes: scalar string -> [S, S, 3] in [0, 255], uint8 (rounded), or float32 if `exact`.
     Source: official preprocessing.py ("v2") and preprocess_legacy.py ("v1").
@@ -101,17 +101,18 @@ def preprocess_eval(
     Args:
         image_bytes: an encoded image, see `decode_image`.
         image_size: S in pixels.
-        crop: "v2": the central square of S/(S+32) of the shorter side below 320 pixels, and the
-            whole image squashed to a square from there on. "v1": always that central square.
+        crop: "v2": for S below 320 pixels, the central square of S/(S+32) of the shorter side;
+            from 320 on, the whole image, squashed to a square. "v1": always that central square.
             "whole": always the whole image.
-        resize_method: "bilinear", or "legacy_bicubic" as the B models and V1 were evaluated.
-        exact: return the resized values before rounding; bicubic ones may leave [0, 255].
-        max_pixels: refuse larger images before they are decoded; None: no limit.
-        position: int32 scalar, of the image in its batch, for errors to name it.
+        resize_method: "bilinear", or "legacy_bicubic", with which the B models and V1 were
+            evaluated.
+        exact: return the resized values before rounding; bicubic ones may exceed [0, 255].
+        max_pixels: reject larger images before they are decoded; None: no limit.
+        position: int32 scalar, the image's position in its batch, named in errors.
 
     Raises:
         UserError: unknown crop or resize_method, image_size not positive.
-        tf.errors.InvalidArgumentError: bytes that are no image, or too large a one.
+        tf.errors.InvalidArgumentError: the bytes are not a valid image, or the image is too large.
     """
     _check_choice("crop", crop, EVAL_CROPS)
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
@@ -158,7 +159,7 @@ def draw_crop(
 
 
 def _decode_window(image_bytes: tf.Tensor, window: tf.Tensor, image_size: int, fast: bool):
-    """Decodes a window of a JPEG; `fast` at a half, a quarter or an eighth where that suffices."""
+    """Decodes a window of a JPEG; with `fast`, at 1/2, 1/4 or 1/8 of its size if that suffices."""
     if not fast:
         return tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
 
@@ -188,28 +189,28 @@ def preprocess_train(
     fast_decode: bool = False,
     max_pixels: int | None = None,
 ) -> tf.Tensor:
-    """The training path before augmentation: decode, random resized crop, flip.
+    """Decodes, randomly crops, resizes and flips an image for training, before augmentation.
 
     Shapes: scalar string, seed int64 [2] -> uint8 [S, S, 3] in [0, 255].
     Source: official preprocessing.py, or preprocess_legacy.py if resize_method is "legacy_bicubic".
     Deviates: resized values are rounded to uint8 where the official code truncates, so that
-        training and evaluation have the same mean. Of a JPEG only the crop is decoded.
+        training and evaluation have the same mean. Only the crop of a JPEG is decoded.
 
     Args:
         image_bytes: an encoded image, see `decode_image`.
         image_size: S in pixels.
         seed: int64 [2]; the crop and the flip are functions of it.
-        crop_area_min: least share of the image's area in a crop, in (0, 1]; 1 is the whole image,
-            squashed. None is the official share: 0.05, and 0.08 for "legacy_bicubic".
+        crop_area_min: minimum share of the image's area in a crop, in (0, 1]; 1 is the whole image,
+            squashed. None is the official share: 0.05, or 0.08 for "legacy_bicubic".
         resize_method: "bilinear" or "legacy_bicubic".
         flip: whether to mirror half of the images, left to right.
         fast_decode: decode a JPEG's crop with the fast transform, at 1/2, 1/4 or 1/8 of its size
-            where that is still at least S: for photos of many megapixels.
-        max_pixels: refuse larger images before they are decoded; None: no limit.
+            if that is still at least S; meant for photos of many megapixels.
+        max_pixels: reject larger images before they are decoded; None: no limit.
 
     Raises:
         UserError: unknown resize_method, crop_area_min or image_size out of range.
-        tf.errors.InvalidArgumentError: bytes that are no image, or too large a one.
+        tf.errors.InvalidArgumentError: the bytes are not a valid image, or the image is too large.
     """
     _check_choice("resize_method", resize_method, tuple(RESIZE_METHODS))
     _check_size(image_size)
@@ -235,7 +236,7 @@ def preprocess_train(
 
     image = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
     image = RESIZE_METHODS[resize_method](image, image_size)
-    # What is interpolated linearly stays in [0, 255].
+    # Bilinear interpolation stays in [0, 255].
     image = tf.cast(image + 0.5, tf.uint8) if resize_method == "bilinear" else _to_uint8(image)
     image = tf.ensure_shape(image, [image_size, image_size, 3])
     if flip:

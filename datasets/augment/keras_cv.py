@@ -1,12 +1,12 @@
-"""Augmentation by keras-cv layers: `data.extra_augment=RandomHue(factor=0.3)+GridMask`.
+"""Augmentation with keras-cv layers: `data.extra_augment=RandomHue(factor=0.3)+GridMask`.
 
-Layers are named with literal keyword arguments and joined by "+"; they are applied in that order,
+Layers are written with literal keyword arguments and joined by "+"; they are applied in that order,
 after RandAugment and before Mixup. The result is a function of the pixels and a seed.
 
-keras-cv draws in three ways: from the `tf.random.Generator` of a layer, in samplers of its factors,
-and by `tf.random` itself. `draw_from` replaces the first two by a `KeyedDraws`, and the third of
-AugMix, the only layer whose draws also lie inside loops. Other draws of a layer stay as they are,
-and `stateful_draws` finds them in a traced function.
+keras-cv draws random numbers in three ways: from a layer's `tf.random.Generator`, in the samplers
+of its factors, and from `tf.random` directly. `draw_from` replaces the first two with a
+`KeyedDraws`, and the third in AugMix, the only layer that also draws inside loops. Other draws of a
+layer are not replaced; `stateful_draws` finds them in a traced function.
 """
 
 import ast
@@ -24,10 +24,10 @@ from efficientnetv2.hparams import nearest
 
 _STATEFUL = re.compile("Random|Multinomial|TruncatedNormal|Parameterized|Stateful(?!Partitioned)")
 _RANGE = (0, 255)
-# What layers raise for arguments that do not suit them, when they are made, traced or run.
+# Exceptions that layers raise for unsuitable arguments when they are created, traced or run.
 _REFUSALS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-_UNIT_RANGE = ("RandomJpegQuality",)  # Takes pixels in [0, 1], whatever the others take.
-_SETTLED = {  # arguments that are not the user's to choose
+_UNIT_RANGE = ("RandomJpegQuality",)  # Takes pixels in [0, 1], unlike the other layers.
+_SETTLED = {  # arguments that users cannot set
     "seed": "train.seed decides all draws",
     "value_range": "pixels are in [0, 255]",
     "dtype": "layers compute in float32",
@@ -37,17 +37,17 @@ LayerCall = tuple[str, dict[str, object]]
 
 
 def import_keras_cv():
-    """Imports keras-cv, which takes seconds, without the line that it prints on Keras 2."""
+    """Imports keras-cv, which takes seconds, and hides the line that it prints on Keras 2."""
     with contextlib.redirect_stdout(io.StringIO()):
         import keras_cv
     return keras_cv
 
 
 class KeyedDraws:
-    """Random numbers that are a function of a seed and of which draw of a traced function it is.
+    """Random numbers that are a function of a seed and of a draw's index in a traced function.
 
-    To be used while a function is traced: `tf.cond` traces both branches and a loop its body once,
-    so the count of draws means the same on every call; run eagerly it would not.
+    For use while a function is traced: `tf.cond` traces both branches and a loop traces its body
+    once, so a draw has the same index in every call. In eager mode it would not.
     """
 
     def __init__(self):
@@ -55,7 +55,7 @@ class KeyedDraws:
 
     @contextlib.contextmanager
     def seeded(self, seed: tf.Tensor):
-        """Draws inside are functions of `seed`, int64 [2]."""
+        """Makes the draws inside this context functions of `seed`, int64 [2]."""
         self._seed, self._count = seed, 0
         try:
             yield
@@ -63,7 +63,7 @@ class KeyedDraws:
             self._seed = None
 
     def in_loop(self, body, position: int):
-        """Returns the body of a loop, whose draws then depend on its argument at `position` too."""
+        """Wraps a loop body so that its draws also depend on its argument at `position`."""
 
         def counted(*state):
             outer = self._loops
@@ -83,21 +83,21 @@ class KeyedDraws:
         return seed
 
     def uniform(self, shape, minval=0, maxval=None, dtype=tf.float32):
-        """As `tf.random.Generator.uniform`."""
+        """Draws as `tf.random.Generator.uniform` does."""
         return tf.random.stateless_uniform(shape, self._next_seed(), minval, maxval, dtype)
 
     def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32):
-        """As `tf.random.Generator.normal`."""
+        """Draws as `tf.random.Generator.normal` does."""
         return tf.random.stateless_normal(shape, self._next_seed(), mean, stddev, dtype)
 
-    random_normal = normal  # GridMask asks for it by a name that no generator has.
+    random_normal = normal  # GridMask calls it by a name that generators do not have.
 
     def gamma(self, alpha):
-        """Shapes: alpha float [...] -> the same."""
+        """Draws from gamma distributions. Shapes: alpha float [...] -> the same."""
         return tf.random.stateless_gamma(tf.shape(alpha), self._next_seed(), alpha)
 
     def sampler(self, sampler):
-        """Returns what draws as the `keras_cv.core.FactorSampler` does."""
+        """Returns a callable that draws as the given `keras_cv.core.FactorSampler` does."""
         keras_cv = import_keras_cv()
         if isinstance(sampler, keras_cv.core.UniformFactorSampler):
             low, high = sampler.lower, sampler.upper
@@ -112,7 +112,7 @@ class KeyedDraws:
 
 
 def draw_from(layer: keras.layers.Layer, draws: KeyedDraws) -> None:
-    """Makes a layer of keras-cv, and the layers inside it, draw from `draws`."""
+    """Makes a keras-cv layer, and the layers inside it, draw from `draws`."""
     keras_cv = import_keras_cv()
     for name, value in list(vars(layer).items()):
         if isinstance(value, keras_cv.core.FactorSampler):
@@ -139,14 +139,14 @@ def _draw_aug_mix_from(layer, draws: KeyedDraws) -> None:
 
 
 def stateful_draws(function) -> list[str]:
-    """Returns the random operations in a concrete function that no seed of ours reaches."""
+    """Returns the random operations in a concrete function that our seeds do not control."""
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
     return sorted({node.op for node in nodes if _STATEFUL.match(node.op)})
 
 
-# Layers that keep the size of an image and need no label, with the arguments that they have if none
-# are written; others have keras-cv's defaults.
+# Layers that keep the size of an image and need no label, with our defaults for their arguments;
+# the other arguments have keras-cv's defaults.
 LAYERS: dict[str, dict] = {
     "AugMix": {},
     "AutoContrast": {},
@@ -199,9 +199,9 @@ _REFUSED = {
 
 
 def parse_extra_augment(text: str) -> tuple[LayerCall, ...]:
-    """Reads "Name(argument=literal, …)+Name+…" as ((name, arguments), …), in order.
+    """Parses "Name(argument=literal, …)+Name+…" into ((name, arguments), …), in order.
 
-    Raises: UserError for anything else, an unknown layer, one that cannot be used here.
+    Raises: UserError for anything else, an unknown layer, or one that cannot be used here.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -252,12 +252,12 @@ def make_extra_augment(text: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     The result for image i is a function of its pixels and of seed + (0, i), so that it does not
     depend on how a batch is divided. After each layer pixels are clipped to [0, 255] and rounded.
 
-    Raises: UserError if `text` cannot be read, a layer does not take its arguments, changes the
-        image's shape, or draws random numbers that the seed does not decide.
+    Raises: UserError if `text` cannot be parsed, or if a layer does not accept its arguments,
+        changes the image's shape, or draws random numbers that the seed does not control.
     """
     layers = [_make_layer(name, arguments) for name, arguments in parse_extra_augment(text)]
 
-    # Traced also where it is called eagerly: see KeyedDraws.
+    # Traced even when it is called eagerly: see KeyedDraws.
     @tf.function(autograph=False)
     def extra_augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         def one(image_and_position):
@@ -275,7 +275,7 @@ def make_extra_augment(text: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def _make_layer(name: str, arguments: dict) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns one layer as a function of (uint8 [S, S, 3], seed int64 [2]), tried out."""
+    """Returns one layer as a function of (uint8 [S, S, 3], seed int64 [2]), after a test run."""
     keras_cv = import_keras_cv()
     layer_class = getattr(keras_cv.layers, name)
     known = inspect.signature(layer_class).parameters
@@ -305,7 +305,7 @@ def _make_layer(name: str, arguments: dict) -> Callable[[tf.Tensor, tf.Tensor], 
         traced = apply.get_concrete_function(image, seed)
         traced(image, seed)
     except _REFUSALS as error:
-        # A loop of TensorFlow that cannot be traced leaves it set: no strategy would start again.
+        # A TensorFlow loop that fails to trace leaves it set, and no strategy could start again.
         variable_scope._caching_device = caching_device
         raise UserError(
             f"data.extra_augment: {written} cannot be used: {_reason(error)}"
@@ -319,7 +319,7 @@ def _make_layer(name: str, arguments: dict) -> Callable[[tf.Tensor, tf.Tensor], 
 
 
 def _reason(error: Exception) -> str:
-    """The message without where TensorFlow and Keras say that it comes from."""
+    """Returns the message without the locations that TensorFlow and Keras add."""
     text = re.sub("\x1b\\[[0-9]*m", "", str(error))
     lines = re.split(r"\n\n(?:Call a|A)rguments received", text)[0].splitlines()
     lines = [line for line in lines if line.strip() and "[[{{" not in line]

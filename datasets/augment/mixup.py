@@ -1,7 +1,7 @@
-"""Mixup and CutMix of a batch with its own mirror image: draws apart from applying them.
+"""Mixup and CutMix of a batch with itself in reverse order; drawing and applying are separate.
 
 Source: arXiv 1710.09412 (Mixup), 1905.04899 (CutMix); official datasets.py: the partner is the
-batch in reverse, each example has a draw of its own, and with both, each takes one half.
+batch in reverse, each example has its own draw, and with both, each is applied to one half.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from efficientnetv2.datasets.augment.ops import replaced, window_mask
 
 
 class Boxes(NamedTuple):
-    """What CutMix takes from the partner of each of B images of S pixels."""
+    """CutMix boxes of B images of S pixels: the region that is taken from each one's partner."""
 
     start: tf.Tensor  # int32 [B, 2]: first row and column
     end: tf.Tensor  # int32 [B, 2]: the row and column after the last
-    weights: tf.Tensor  # float32 [B]: the share that an image keeps of itself
+    weights: tf.Tensor  # float32 [B]: the share of the image that is kept
 
 
 def _beta(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tensor:
@@ -26,12 +26,12 @@ def _beta(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tens
     own, other = [
         tf.random.stateless_gamma([batch_size], s, alpha, dtype=tf.float64) for s in seeds
     ]
-    # Equal only if both stopped at the smallest float (tiny alpha), where the limit is 0 or 1.
+    # Equal only if both underflowed to the smallest float (tiny alpha); the limit is 0 or 1.
     return tf.where(own == other, tf.ones_like(own), own / (own + other))
 
 
 def draw_mixup(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Tensor:
-    """Draws how much each example keeps of itself: max(l, 1 - l), l from Beta(alpha, alpha).
+    """Draws the weight of each example: max(l, 1 - l), with l from Beta(alpha, alpha).
 
     Shapes: seed int64 [2] -> float32 [B] in [0.5, 1], multiples of 1/256; all ones if alpha is 0.
     Raises: UserError if alpha is negative.
@@ -46,18 +46,18 @@ def draw_mixup(batch_size: int | tf.Tensor, alpha: float, seed: tf.Tensor) -> tf
 def apply_mixup(
     images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends example i with example B - 1 - i; a weight of 1 leaves the example as it is.
+    """Blends example i with example B - 1 - i; a weight of 1 leaves the example unchanged.
 
     Shapes: images uint8 [B, H, W, 3], labels float32 [B, K], weights float32 [B], multiples of
         1/256 in [0, 1] -> images and labels of the same shapes; rows of labels keep their sum.
-    Deviates: the official code blends normalised floats with any weight; here bytes are blended
+    Deviates: the official code blends normalized floats with any weight; here bytes are blended
         exactly and rounded to the nearest level. Integers move half as much memory as floats.
     """
     weights = tf.convert_to_tensor(weights, tf.float32)
     parts = tf.cast(tf.round(weights * 256.0), tf.uint16)[:, tf.newaxis]
-    own = tf.cast(tf.reshape(images, [tf.shape(images)[0], -1]), tf.uint16)  # Long rows: fast.
+    own = tf.cast(tf.reshape(images, [tf.shape(images)[0], -1]), tf.uint16)  # Long rows are fast.
     blended = own * parts + _mirrored(own) * (256 - parts) + 128  # At most 2^16 - 128.
-    upper_bytes = tf.bitcast(tf.reshape(blended, [-1]), tf.uint8)[:, 1]  # A division by 256.
+    upper_bytes = tf.bitcast(tf.reshape(blended, [-1]), tf.uint8)[:, 1]  # Divides by 256.
     blended = tf.ensure_shape(tf.reshape(upper_bytes, tf.shape(images)), images.shape)
     return blended, _blend_labels(labels, weights[:, tf.newaxis])
 
@@ -65,10 +65,10 @@ def apply_mixup(
 def draw_cutmix(
     batch_size: int | tf.Tensor, alpha: float, image_size: int, seed: tf.Tensor
 ) -> Boxes:
-    """Draws a box for each image: its side a share sqrt(1 - a) of the image's, a from Beta.
+    """Draws a box for each image, whose side is sqrt(1 - a) of the image's, with a from Beta.
 
-    The centre is uniform and the box is cut at the border; the weight is what is then left of the
-    image. With alpha 0 all boxes are empty.
+    The center is uniform and the box is clipped at the border; the weight is the share of the image
+    outside the clipped box. With alpha 0 all boxes are empty.
 
     Shapes: seed int64 [2] -> boxes of B images.
     Raises: UserError if alpha is negative.
@@ -89,7 +89,7 @@ def draw_cutmix(
 
 
 def apply_cutmix(images: tf.Tensor, labels: tf.Tensor, boxes: Boxes) -> tuple[tf.Tensor, tf.Tensor]:
-    """Puts into the box of example i what example B - 1 - i has there.
+    """Replaces the box of example i with the same region of example B - 1 - i.
 
     Shapes: images uint8 [B, S, S, 3], labels float32 [B, K] -> the same; rows of labels keep their
         sum.
@@ -101,7 +101,7 @@ def apply_cutmix(images: tf.Tensor, labels: tf.Tensor, boxes: Boxes) -> tuple[tf
 
 
 def _mirrored(batch: tf.Tensor) -> tf.Tensor:
-    """The batch in reverse; a gather of whole rows is ten times as fast as `tf.reverse`."""
+    """Returns the batch in reverse; gathering whole rows is ten times as fast as `tf.reverse`."""
     return tf.gather(batch, tf.range(tf.shape(batch)[0] - 1, -1, -1))
 
 
@@ -116,10 +116,10 @@ def mix(
     cutmix_alpha: float,
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixup, CutMix, or with both alphas above 0 Mixup in the first half, CutMix in the rest.
+    """Applies Mixup or CutMix; if both alphas are above 0, each to one half, Mixup to the first.
 
     Shapes: images uint8 [B, S, S, 3], labels float32 [B, K], seed int64 [2] -> the same.
-    Source: official; the halves are mixed each with its own mirror image.
+    Source: official; each half is mixed with itself in reverse order.
     """
     batch, size = images.shape[0], images.shape[1]
     mixup_seed, cutmix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))

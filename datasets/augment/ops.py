@@ -4,16 +4,16 @@ Every operation takes uint8 images [N, H, W, 3] with values in [0, 255], any N, 
 shape and type. All are deterministic, written as whole-batch arithmetic, and run eagerly, in a
 tf.function and in tf.data.
 
-The published accuracies were obtained with the official pixels, so its oddities are kept, each
-named at the function that has it; `policies.py` has the corrected set. Casts to uint8 truncate.
+The published accuracies were obtained with the official code, so its oddities are kept, each
+documented at its function; `policies.py` has the corrected set. Casts to uint8 truncate.
 
-How they are written is measured (benchmarks/input_pipeline.py): TensorFlow's kernels are slow where
-they broadcast over the last axis of 3 or select (`tf.where`) bytes, and fast on long rows. A
-rotation or a shear is the same for all images of a size, so it is computed once, on an image that
-holds the number of each pixel; applying it is one gather, a quarter of the cost of transforming the
+The implementations were chosen by measurement (benchmarks/input_pipeline.py): TensorFlow's kernels
+are slow when they broadcast over the last axis of size 3 or select (`tf.where`) bytes, and fast on
+long rows. A rotation or a shear is the same for all images of a size, so it is computed once, on an
+image of pixel indices; applying it is one gather, at a quarter of the cost of transforming the
 image.
 
-Source: official autoaugment.py (nearest neighbor, gray 128); the pixels agree with figures computed
+Source: official autoaugment.py (nearest neighbor, gray 128); the pixels agree with values computed
 by running it. The Cutout of fine-tuning: official preprocessing.py, `ft`.
 """
 
@@ -23,7 +23,7 @@ import tensorflow as tf
 
 # The smoothing filter of Sharpness, the same for each channel: [3, 3, 3, 1], sums to 13.
 _SMOOTH = [[[[weight]] * 3 for weight in row] for row in ((1, 1, 1), (1, 5, 1), (1, 1, 1))]
-FILL = 128  # grey
+FILL = 128  # gray
 
 
 def _uint8(value: int) -> tf.Tensor:
@@ -31,24 +31,24 @@ def _uint8(value: int) -> tf.Tensor:
 
 
 def rows(images: tf.Tensor) -> tf.Tensor:
-    """[N, H, W, C] -> [N, H, W * C]: long rows, which kernels are fast on."""
+    """Reshapes [N, H, W, C] to [N, H, W * C]: kernels are fast on long rows."""
     shape = tf.shape(images)
     return tf.reshape(images, [shape[0], shape[1], shape[2] * shape[3]])
 
 
 def _per_channel(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """A value for each channel, [N, 3], repeated along the rows of the images: [N, 1, W * 3]."""
+    """Repeats a value per channel, [N, 3], along the rows of the images: [N, 1, W * 3]."""
     return tf.tile(values, [1, tf.shape(images)[2]])[:, tf.newaxis]
 
 
 def _truncate(pixels: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Float32 pixels of any range -> uint8: clipped to [0, 255], fractions cut off."""
+    """Converts float32 pixels of any range to uint8: clipped to [0, 255] and truncated."""
     pixels = tf.raw_ops.ClipByValue(t=pixels, clip_value_min=0.0, clip_value_max=255.0)
     return tf.reshape(tf.cast(pixels, tf.uint8), tf.shape(like))
 
 
 def blend(degenerate: tf.Tensor | float, images: tf.Tensor, factor: float) -> tf.Tensor:
-    """Goes from `degenerate` (factor 0) to the images (factor 1) and beyond (factor > 1).
+    """Interpolates from `degenerate` (factor 0) to the images (factor 1); extrapolates above 1.
 
     Shapes: degenerate float32 in [0, 255], broadcasts to [N, H, W * 3]; uint8 [N, H, W, 3] -> same.
     """
@@ -57,7 +57,7 @@ def blend(degenerate: tf.Tensor | float, images: tf.Tensor, factor: float) -> tf
 
 
 def auto_contrast(images: tf.Tensor) -> tf.Tensor:
-    """Stretches each channel to the full range [0, 255]; a constant channel stays as it is."""
+    """Stretches each channel to the full range [0, 255]; a constant channel is unchanged."""
     pixels = rows(tf.cast(images, tf.float32))
     by_column = tf.shape(images)[0], tf.shape(images)[2], 3
     low = tf.reduce_min(tf.reshape(tf.reduce_min(pixels, axis=1), by_column), axis=1)  # [N, 3]
@@ -70,9 +70,9 @@ def auto_contrast(images: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(images: tf.Tensor) -> tf.Tensor:
-    """Flattens the histogram of each channel; a channel of nearly one value stays as it is."""
+    """Flattens the histogram of each channel; a nearly constant channel is unchanged."""
     number = tf.shape(images)[0]
-    channels = tf.reshape(tf.range(number * 3) * 256, [number, 3])  # Each has bins of its own.
+    channels = tf.reshape(tf.range(number * 3) * 256, [number, 3])  # Each has its own bins.
     bins = tf.reshape(rows(tf.cast(images, tf.int32)) + _per_channel(channels, images), [-1])
     no_weights = tf.zeros([0], tf.int32)
     histogram = tf.raw_ops.Bincount(arr=bins, size=number * 768, weights=no_weights)
@@ -83,7 +83,7 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
     num_darker = tf.cumsum(histogram, axis=1, exclusive=True)
     levels = tf.minimum((num_darker + step // 2) // tf.maximum(step, 1), 255)
     table = tf.where(step > 0, levels, tf.range(256))
-    table = tf.reshape(tf.cast(table, tf.float32), [-1])  # Of floats: twice as fast as of bytes.
+    table = tf.reshape(tf.cast(table, tf.float32), [-1])  # Twice as fast with floats as with bytes.
     return tf.reshape(tf.cast(tf.gather_nd(table, bins[:, tf.newaxis]), tf.uint8), tf.shape(images))
 
 
@@ -102,7 +102,7 @@ def posterize(images: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def solarize(images: tf.Tensor, threshold: int) -> tf.Tensor:
-    """Inverts the values at or above the threshold, in [0, 256]; at 256 there are none."""
+    """Inverts the values at or above the threshold, in [0, 256]; with 256 there are none."""
     if threshold > 255:
         return images
     inverted = tf.cast(images >= _uint8(threshold), tf.uint8) * _uint8(255)
@@ -116,9 +116,9 @@ def solarize_add(images: tf.Tensor, addition: int) -> tf.Tensor:
 
 
 def grey(images: tf.Tensor) -> tf.Tensor:
-    """Luma, whole numbers, float32 [N, H, W]; equal to tf.image.rgb_to_grayscale for all colours.
+    """Returns integer luma, float32 [N, H, W]; equal to tf.image.rgb_to_grayscale for all colors.
 
-    The 255.5 is how TensorFlow converts a float in [0, 1] to uint8.
+    TensorFlow uses the factor 255.5 to convert a float in [0, 1] to uint8.
     """
     red, green, blue = (
         tf.cast(channel, tf.float32) * (1.0 / 255.0) for channel in tf.unstack(images, axis=-1)
@@ -127,28 +127,28 @@ def grey(images: tf.Tensor) -> tf.Tensor:
 
 
 def color(images: tf.Tensor, factor: float) -> tf.Tensor:
-    """Blends the grey image with the image: saturation."""
-    # A product with ones repeats the luma for each channel at half the cost of a broadcast.
+    """Blends the grayscale image with the image: saturation."""
+    # Multiplying by ones repeats the luma for each channel at half the cost of a broadcast.
     luma = tf.matmul(tf.reshape(grey(images), [-1, 1]), tf.ones([1, 3]))
     return blend(tf.reshape(luma, tf.shape(rows(images))), images, factor)
 
 
 def contrast(images: tf.Tensor, factor: float, level: tf.Tensor | float) -> tf.Tensor:
-    """Blends one grey level, a scalar or float32 [N, 1, 1], with the image."""
+    """Blends one gray level, a scalar or float32 [N, 1, 1], with the image."""
     return blend(level, images, factor)
 
 
 def official_contrast_level(images: tf.Tensor) -> tf.Tensor:
-    """Oddity: not the mean value but the number of pixels / 256, at most 255.
+    """Returns the number of pixels / 256, at most 255. Oddity: it should be the mean value.
 
-    So from 256x256 pixels on, the official contrast goes away from white and darkens.
+    From 256x256 pixels on, the official contrast therefore moves away from white and darkens.
     """
     height, width = tf.unstack(tf.shape(images)[1:3])
     return tf.cast(tf.minimum(height * width // 256, 255), tf.float32)
 
 
 def mean_grey(images: tf.Tensor) -> tf.Tensor:
-    """The mean luma of each image, a whole number, float32 [N, 1, 1]."""
+    """Returns the mean luma of each image, an integer, float32 [N, 1, 1]."""
     return tf.floor(tf.reduce_mean(grey(images), axis=[1, 2], keepdims=True) + 0.5)
 
 
@@ -159,25 +159,26 @@ def brightness(images: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def sharpness(images: tf.Tensor, factor: float) -> tf.Tensor:
-    """Blends the smoothed image with the image; the border of one pixel stays as it is.
+    """Blends the smoothed image with the image; the border of one pixel is unchanged.
 
-    A convolution and not integer arithmetic: its float32 rounding, then truncated, is official.
+    Uses a convolution, not integer arithmetic, to match the official float32 rounding, which is
+    then truncated.
     """
     kernel = tf.constant(_SMOOTH, tf.float32) / 13.0
     pixels = tf.cast(images, tf.float32)
     smooth = tf.floor(tf.nn.depthwise_conv2d(pixels, kernel, strides=[1, 1, 1, 1], padding="SAME"))
     blended = _truncate(smooth + factor * (pixels - smooth), images)
-    last, end = images[:, 1:][:, -1:], images[:, :, 1:][:, :, -1:]  # Empty where it is the first.
+    last, end = images[:, 1:][:, -1:], images[:, :, 1:][:, :, -1:]  # Empty if it is also the first.
     blended = tf.concat([images[:, :1], blended[:, 1:-1], last], axis=1)
     return tf.concat([images[:, :, :1], blended[:, :, 1:-1], end], axis=2)
 
 
 def _transform(images: tf.Tensor, matrix_for) -> tf.Tensor:
-    """Samples the input at (x', y') = matrix * (x, y), nearest neighbour, grey outside.
+    """Samples the input at (x', y') = matrix * (x, y), nearest neighbor, gray outside.
 
     Args:
         images: uint8 [N, H, W, 3].
-        matrix_for: (height, width) -> the six upper values of the matrix, row by row.
+        matrix_for: (height - 1, width - 1) -> the first two rows of the matrix, six values.
     """
     height, width = images.shape[1:3]
     if height is None or width is None:
@@ -193,7 +194,7 @@ def _transform(images: tf.Tensor, matrix_for) -> tf.Tensor:
 
 
 def _source_pixels(height, width, matrix_for) -> tf.Tensor:
-    """Which pixel each pixel of the result comes from, from 1: int32 [H * W]; 0 where none."""
+    """Returns the source index of each output pixel, from 1: int32 [H * W]; 0 if outside."""
     bottom_right = tf.cast(tf.stack([height, width]), tf.float32) - 1.0
     matrix = tf.stack([*matrix_for(*tf.unstack(bottom_right)), 0.0, 0.0])
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -208,7 +209,7 @@ def _source_pixels(height, width, matrix_for) -> tf.Tensor:
 
 
 def rotate(images: tf.Tensor, degrees: float) -> tf.Tensor:
-    """Rotates about the image's centre; positive is counter-clockwise."""
+    """Rotates about the image's center; positive is counterclockwise."""
 
     def matrix_for(bottom, right):
         radians = tf.constant(degrees, tf.float32) * (math.pi / 180.0)
@@ -231,7 +232,10 @@ def shear_y(images: tf.Tensor, slope: float) -> tf.Tensor:
 
 
 def _needs_transform(pixels: float | tf.Tensor) -> bool:
-    """Where both ways are as near, in float32, coordinates decide one by one how they round."""
+    """Returns whether pixels cannot be shifted as a whole: a dynamic shift, or one close to .5.
+
+    Close to .5, float32 rounds the coordinates of different pixels in different directions.
+    """
     return tf.is_tensor(pixels) or abs(pixels % 1.0 - 0.5) < 1e-3
 
 
@@ -250,7 +254,7 @@ def translate_y(images: tf.Tensor, pixels: float | tf.Tensor) -> tf.Tensor:
 
 
 def _shift(images: tf.Tensor, pixels: int, axis: int) -> tf.Tensor:
-    """Moves the content towards the start of an axis; towards its end if `pixels` is negative."""
+    """Moves the content toward the start of an axis, or toward its end if `pixels` is negative."""
     size = tf.shape(images)[axis]
     cut, added = tf.minimum(max(pixels, 0), size), tf.minimum(max(-pixels, 0), size)
     begin = [0, 0, 0, 0]
@@ -261,7 +265,7 @@ def _shift(images: tf.Tensor, pixels: int, axis: int) -> tf.Tensor:
 
 
 def cutout(images: tf.Tensor, half_size: int | tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
-    """Fills a square with grey, of side 2 * half_size where it fits, else cut at the border.
+    """Fills a square of side 2 * half_size, clipped at the border, with gray.
 
     Args:
         images: uint8 [N, H, W, 3].
@@ -273,7 +277,9 @@ def cutout(images: tf.Tensor, half_size: int | tf.Tensor, centers: tf.Tensor) ->
 
 
 def window_mask(shape: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """A rectangle in each image, cut at the border: uint8 [N, H, W * 3], 255 inside, 0 outside.
+    """Returns a mask of a rectangle in each image: uint8 [N, H, W * 3], 255 inside, 0 outside.
+
+    The rectangle is clipped at the border.
 
     Args:
         shape: [N, H, W, 3].
@@ -291,25 +297,25 @@ def window_mask(shape: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor
 
 
 def replaced(images: tf.Tensor, window: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
-    """The images, but `filling` (uint8, a scalar or [N, H, W * 3]) inside the window."""
+    """Returns the images with `filling` (uint8, a scalar or [N, H, W * 3]) inside the window."""
     pixels = rows(images)
     difference = tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(pixels, filling), window)
     return tf.reshape(tf.bitwise.bitwise_xor(pixels, difference), tf.shape(images))
 
 
 def has_cutout(augname: str | None) -> bool:
-    """Whether `data.augname` asks for this Cutout. Source: official: exactly "ft", or by name."""
+    """Returns whether `data.augname` selects this Cutout. Source: official: "ft", or by name."""
     return augname is not None and (augname == "ft" or "cutout" in augname)
 
 
 def noise_cutout(images: tf.Tensor, seed: tf.Tensor, *, full_range: bool = False) -> tf.Tensor:
-    """Fills a window of side S / 2, cut at the border, about a uniform centre, with noise.
+    """Fills a window of side S / 2 around a uniform center, clipped at the border, with noise.
 
     Shapes: uint8 [N, S, S, 3], seed int64 [2] -> uint8 [N, S, S, 3].
 
     Args:
-        full_range: noise in [0, 255]; else in [128, 255] as the official code, whose noise is
-            uniform in [0, 1) where pixels are in [-1, 1] (defect D39).
+        full_range: noise in [0, 255]; else in [128, 255] as in the official code, whose noise is
+            uniform in [0, 1) although pixels are in [-1, 1] (defect D39).
     """
     shape = tf.shape(images)
     place_seed, noise_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
@@ -317,7 +323,7 @@ def noise_cutout(images: tf.Tensor, seed: tf.Tensor, *, full_range: bool = False
     centers = tf.cast(centers * tf.cast(shape[1:3], tf.float32), tf.int32)
     half_size = shape[1] // 4
     window = window_mask(shape, centers - half_size, centers + half_size)
-    # Four bytes from each number: noise for a whole image costs less than a float for each pixel.
+    # Four bytes per random number: noise for a whole image costs less than a float per pixel.
     bytes_in_row = shape[2] * 3
     noise = tf.random.stateless_uniform(
         [shape[0], shape[1], -(-bytes_in_row // 4)], noise_seed, None, None, tf.uint32

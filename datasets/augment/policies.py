@@ -1,17 +1,17 @@
-"""RandAugment and AutoAugment: which operation at which strength each image gets, and applying it.
+"""RandAugment and AutoAugment policies: operation sets, drawing actions, and applying them.
 
-An operation set is a table: name -> (magnitude, sign, context) -> the operation with its argument.
-Magnitudes are in [0, 30]; 10 is nominal, above it they extrapolate. To add an operation: one
-function in `ops.py`, one row here in each set.
+An operation set maps a name to a function of (images, `Strength`) that calls the operation.
+Magnitudes are in [0, 30]; 10 is nominal, and higher values extrapolate. To add an operation, add a
+function to `ops.py` and a row to each set here.
 
-A policy lists its actions, an action being one operation at one strength and sign, and draws for
-each image of a batch one action per layer. Drawing is a pure function of (seed, batch size) and
+A policy lists its actions, each of which is an operation with a magnitude and a sign, and draws one
+action per layer for each image of a batch. Drawing is a pure function of (seed, batch size) and
 separate from applying, so any image of a run can be augmented again for inspection.
 
 Source: official autoaugment.py, bug for bug; arXiv 1909.13719 (RandAugment), 1805.09501
-(AutoAugment). The corrected set fixes D43 to D47 (docs/deviations.md): every operation leaves the
-image unchanged at magnitude 0, except those that have no magnitude, grows with it, and is relative
-to the image's size.
+(AutoAugment). The corrected set fixes D43 to D47 (docs/deviations.md): except for those without a
+magnitude, every operation leaves the image unchanged at magnitude 0, gets stronger with it, and
+scales with the image's size.
 """
 
 import difflib
@@ -25,17 +25,17 @@ from efficientnetv2.common.errors import UserError
 from efficientnetv2.datasets.augment import ops
 
 MAX_MAGNITUDE = 30.0
-REFERENCE_SIZE = 300  # pixels, the last stage of S: there the corrected set moves the same pixels
+REFERENCE_SIZE = 300  # pixels, the last stage of S; at this size both sets have the same distances
 _MOVING = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-SIGNED = {  # operations that go either way, with equal chances
+SIGNED = {  # operations with a direction, drawn with equal probability
     "official": _MOVING,
     "corrected": (*_MOVING, "Color", "Contrast", "Brightness", "Sharpness"),
 }
-_DRAWS = 6  # random numbers for each image and layer: up to four to choose by, and a place
+_DRAWS = 6  # random numbers per image and layer: up to four for the choice, two for a position
 
 
 class Strength(NamedTuple):
-    """How strongly, and where, one operation is applied to some images [N, H, W, 3]."""
+    """Strength and position of one operation that is applied to images [N, H, W, 3]."""
 
     magnitude: float
     sign: float  # 1, or -1 for the other direction
@@ -46,11 +46,11 @@ class Strength(NamedTuple):
 
     @property
     def level(self) -> float:
-        """The magnitude as a share of the nominal one, 10."""
+        """The magnitude relative to the nominal one, 10."""
         return self.magnitude / 10.0
 
     def integer(self, nominal: float) -> int:
-        """Returns a whole number that is `nominal` at magnitude 10."""
+        """Returns an integer that is `nominal` at magnitude 10."""
         return int(self.level * nominal)
 
     def signed(self, nominal: float) -> float:
@@ -62,11 +62,11 @@ class Strength(NamedTuple):
         return self.level * 1.8 + 0.1
 
     def factor(self) -> float:
-        """1 at magnitude 0; as far above 1 as the other sign is below, by ratio."""
+        """Returns 1 at magnitude 0; the factors of the two signs are reciprocal."""
         return (1.0 + 0.9 * self.level) ** self.sign
 
     def scaled(self, pixels: float) -> float | tf.Tensor:
-        """Returns pixels in proportion to the image size; as given at `REFERENCE_SIZE`."""
+        """Returns pixels in proportion to the image size; unchanged at `REFERENCE_SIZE`."""
         return pixels * self.image_size / REFERENCE_SIZE
 
     def scaled_integer(self, nominal: float) -> int | tf.Tensor:
@@ -121,7 +121,7 @@ OP_NAMES: tuple[str, ...] = tuple(OFFICIAL)
 
 
 class Action(NamedTuple):
-    """One operation at one strength; `op` None leaves the image as it is."""
+    """One operation at one strength; `op` None leaves the image unchanged."""
 
     op: str | None = None
     magnitude: float = 0.0
@@ -138,14 +138,14 @@ class Draws(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Actions, and how they are drawn."""
+    """A list of actions and the rule by which they are drawn."""
 
     actions: tuple[Action, ...]
     num_layers: int
     choose: Callable[[tf.Tensor], tf.Tensor]  # float32 [B, L, _DRAWS] in [0, 1) -> int32 [B, L]
 
     def draw(self, batch_size: int, seed: tf.Tensor) -> Draws:
-        """Shapes: seed int64 [2] -> draws for `batch_size` images."""
+        """Returns the draws for `batch_size` images. Shapes: seed int64 [2]."""
         uniform = tf.random.stateless_uniform([batch_size, self.num_layers, _DRAWS], seed)
         return Draws(self.choose(uniform), uniform[..., -2:])
 
@@ -158,7 +158,7 @@ def rand_augment(
     translate_const: float | None = None,
     cutout_const: float | None = None,
 ) -> Policy:
-    """Each layer applies one of the sixteen operations, uniformly, with replacement.
+    """Returns RandAugment: each layer draws one of sixteen operations, uniformly, with replacement.
 
     Raises: UserError if the magnitude is out of range.
     Source: official `distort_image_with_randaugment`, which always applies what it draws.
@@ -179,7 +179,7 @@ def rand_augment(
     return Policy(tuple(actions), num_layers, choose)
 
 
-# Pairs of operation, probability, level. Source: official policy "v0".
+# Pairs of (operation, probability, level). Source: official policy "v0".
 AUTO_AUGMENT_V0 = (
     (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
     (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
@@ -215,13 +215,13 @@ def auto_augment(
     translate_const: float | None = None,
     cutout_const: float | None = None,
 ) -> Policy:
-    """One of the 25 pairs, uniformly; each operation of it with its own probability.
+    """Returns AutoAugment: one of 25 pairs, uniformly; each operation with its own probability.
 
-    Source: official policy "v0", arXiv 1805.09501 Table 9; its translations go 250 pixels at level
-    10 where RandAugment's go 100.
+    Source: official policy "v0", arXiv 1805.09501 Table 9; it translates by 250 pixels at level 10,
+    RandAugment by 100.
     """
     consts = (_given(translate_const, 250.0), _given(cutout_const, 100.0))
-    actions: list[Action] = [Action()]  # The first leaves the image as it is.
+    actions: list[Action] = [Action()]  # The first leaves the image unchanged.
     chances = np.array([[step[1] for step in pair] for pair in AUTO_AUGMENT_V0], np.float32)
     table = np.zeros((len(AUTO_AUGMENT_V0), 2, 2), np.int32)  # pair, layer, negate -> action
     for (pair, layer, negate), _ in np.ndenumerate(table):
@@ -242,9 +242,9 @@ def auto_augment(
 
 
 def either(first: Policy, second: Policy) -> Policy:
-    """For each image one of two policies, with equal chances. Source: official "ra_aa"."""
+    """Returns a policy that picks one of two at random for each image. Source: official "ra_aa"."""
     num_layers = max(first.num_layers, second.num_layers)
-    rest = len(first.actions) + len(second.actions)  # The action that leaves the image as it is.
+    rest = len(first.actions) + len(second.actions)  # The action that leaves the image unchanged.
 
     def padded(policy: Policy, uniform: tf.Tensor, offset: int) -> tf.Tensor:
         chosen = policy.choose(uniform[:, : policy.num_layers]) + offset
@@ -252,7 +252,7 @@ def either(first: Policy, second: Policy) -> Policy:
         return tf.pad(chosen, [[0, 0], [0, missing]], constant_values=rest)
 
     def choose(uniform: tf.Tensor) -> tf.Tensor:
-        heads = uniform[:, 0, 3] < 0.5  # Not among the numbers that the policies choose by.
+        heads = uniform[:, 0, 3] < 0.5  # A number that the policies do not use.
         of_second = padded(second, uniform, len(first.actions))
         return tf.where(heads[:, tf.newaxis], padded(first, uniform, 0), of_second)
 
@@ -260,9 +260,9 @@ def either(first: Policy, second: Policy) -> Policy:
 
 
 def policies_of(data, magnitude: float) -> tuple[Policy, ...]:
-    """The policies that `data.augname` names, in order; `data` is a `hparams.DataConfig`.
+    """Returns the policies that `data.augname` names, in order; `data` is a `hparams.DataConfig`.
 
-    The fine-tuning names start with "ft" and combine; their own Cutout is `ops.noise_cutout`.
+    Fine-tuning names start with "ft" and can be combined; their Cutout is `ops.noise_cutout`.
     """
     settings = {
         "op_set": data.op_set,
@@ -281,7 +281,7 @@ def policies_of(data, magnitude: float) -> tuple[Policy, ...]:
 
 
 def check_magnitude(magnitude: float) -> None:
-    """Raises: UserError if a magnitude is out of range."""
+    """Raises UserError if a magnitude is out of range."""
     if not 0.0 <= magnitude <= MAX_MAGNITUDE:
         raise UserError(f"RandAugment magnitude must be in [0, {MAX_MAGNITUDE:g}], got {magnitude}")
 
@@ -304,24 +304,24 @@ def apply_op(
     """Applies one named operation; deterministic.
 
     Shapes: image uint8 [H, W, 3] in [0, 255] -> same.
-    Units: translate_const and cutout_const in pixels at magnitude 10: of any image in the official
-        set; in the corrected one of an image of 300 pixels, in proportion for others.
+    Units: translate_const and cutout_const are pixels at magnitude 10: for any image in the
+        official set; for an image of 300 pixels in the corrected one, in proportion for others.
 
     Args:
         name: one of OP_NAMES.
         image: the image, static or dynamic in size.
-        magnitude: strength in [0, 30]; 10 is nominal, above it extrapolates.
-        negate: the other direction, where the operation has one.
+        magnitude: strength in [0, 30]; 10 is nominal, and higher values extrapolate.
+        negate: use the other direction, if the operation has one.
         op_set: "official", bug for bug, or "corrected"; see the module's docstring.
         cutout_center: (row, column) for Cutout; the middle of the image if None.
-        translate_const: how far the translations go; official 100 (RandAugment).
+        translate_const: distance of the translations; official 100 (RandAugment).
         cutout_const: half the side of the Cutout square; official 40 (RandAugment).
 
     Raises:
         UserError: unknown name or set, magnitude out of range, image not uint8 [H, W, 3].
     """
     if name not in OP_NAMES:
-        # Compared without case: "Autocontrast" and "solarize" are the usual slips.
+        # Case-insensitive: "Autocontrast" and "solarize" are common mistakes.
         lowered = {known.lower(): known for known in OP_NAMES}
         near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.0)[0]
         raise UserError(f"unknown augmentation operation {name!r}; did you mean {lowered[near]!r}?")
@@ -349,10 +349,10 @@ def apply_op(
 
 
 def apply_policy(policy: Policy, images: tf.Tensor, draws: Draws, op_set: str) -> tf.Tensor:
-    """Applies to each image what was drawn for it, layer by layer.
+    """Applies the drawn actions to the images, layer by layer.
 
-    The images that drew the same action are treated together, so that each operation runs once for
-    a batch, on the images that need it.
+    Images that drew the same action are processed together, so that each operation runs once per
+    batch, on the images that need it.
 
     Shapes: images uint8 [B, H, W, 3] in [0, 255], draws of B images -> uint8 [B, H, W, 3].
     """
@@ -377,7 +377,7 @@ def apply_policy(policy: Policy, images: tf.Tensor, draws: Draws, op_set: str) -
 def _apply_action(action: Action, images: tf.Tensor, centers: tf.Tensor, op_set: str) -> tf.Tensor:
     if action.op is None:
         return images
-    shorter = tf.cast(tf.reduce_min(tf.shape(images)[1:3]), tf.float64)  # As exact as Python's.
+    shorter = tf.cast(tf.reduce_min(tf.shape(images)[1:3]), tf.float64)  # As precise as in Python.
     if None not in images.shape[1:3]:
         shorter = min(images.shape[1:3])
     consts = (action.translate_const, action.cutout_const)

@@ -1,16 +1,17 @@
-"""Images listed in CSV files: path and label.
+"""Images listed in CSV files with path and label.
 
-A file per split, `splits.SPLIT.files` in data_dir; by default train.csv, and val.csv and test.csv
-(also validation.csv, valid.csv) as the folders of `folder.py`. Or one file, images.csv or
-data_dir itself, that is split as a folder without splits is.
+There is one file per split, `splits.SPLIT.files` in data_dir; the defaults are train.csv, val.csv
+and test.csv (also validation.csv, valid.csv), used for the splits as the folders in `folder.py`
+are. Alternatively, a single file, images.csv or data_dir itself, is split like a folder without
+splits.
 
-A row is path, label; further columns are passed over. If the cells of the first row include `path`
-and `label` (in any case), it is a header, and the columns may be in any order. Paths are relative
-to the folder of the CSV file, or absolute, or remote. Blank rows are passed over.
+A row has a path and a label; further columns are ignored. If the first row contains `path` and
+`label` (case-insensitive), it is a header, and the columns may be in any order. Paths are relative
+to the folder of the CSV file, absolute, or remote. Blank rows are skipped.
 
-A label is a class name. With `label_file` it is one of its names, or else the number of one, from
-0; without, the classes are the labels of train in order, of numbers if all are whole numbers. With
-`multiclass` a label is any number of them, separated by "|", also none.
+A label is a class name. With `label_file` it is one of the names in that file, or else a class
+number, counted from 0. Without it, the classes are the labels of train, sorted, numerically if all
+are integers. With `multiclass` a label is any number of these, separated by "|", or none.
 """
 
 import collections
@@ -30,11 +31,11 @@ from efficientnetv2.datasets.sources.source import Source
 from efficientnetv2.hparams import nearest
 
 _SINGLE_FILE = "images.csv"
-_MOST_HINTS = 1000  # classes among which the nearest is looked for
+_MOST_HINTS = 1000  # classes up to which messages suggest the nearest name
 
 
 class _Row(NamedTuple):
-    """A row of a CSV file; `line` is what messages name."""
+    """A row of a CSV file; `line` is its line number for messages."""
 
     path: str
     labels: tuple[str, ...]
@@ -45,17 +46,17 @@ class _Row(NamedTuple):
         return f"{self.file}, line {self.line}"
 
     def name(self) -> str:
-        """The path as seen from the CSV file, so that a split does not depend on where that is."""
+        """Returns the path relative to the CSV file, so that moving the data keeps the split."""
         return self.path.removeprefix(self.file.rpartition("/")[0] + "/")
 
 
 def open_csv(data_config, split: str, seed: int) -> Source:
-    """Opens one split of the images that CSV files in `data_config.data_dir` list.
+    """Opens one split of the images listed in the CSV files in `data_config.data_dir`.
 
-    Whether the images exist is checked by listing each folder that the paths name once.
+    The existence of the images is checked by listing each folder in the paths once.
 
-    Raises: UserError naming file and line of a row without path or label, an image that is missing,
-        or a class that is not known; or if there are no files, images or classes.
+    Raises: UserError naming the file and line of a row without path or label, a missing image or an
+        unknown class; or if there are no files, images or classes.
     """
     files = _split_files(data_config)
     if isinstance(files, str):
@@ -81,7 +82,7 @@ def open_csv(data_config, split: str, seed: int) -> Source:
 
 
 def _split_files(data_config) -> str | dict[str, str]:
-    """The CSV file of each split, or the one that is to be split.
+    """Returns the CSV file of each split, or the single file to be split.
 
     Raises: UserError if there is none, or none for a split.
     """
@@ -114,7 +115,10 @@ def _existing(root: str, names: Sequence[str]) -> str | None:
 
 
 def _read_rows(path: str, multiclass: bool) -> list[_Row]:
-    """Raises: UserError if the file cannot be read, or a row has no path or no label."""
+    """Reads the rows of a CSV file.
+
+    Raises: UserError if the file cannot be read, or a row has no path or no label.
+    """
     text = read_text(path, path)
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     path_column, label_column = 0, 1
@@ -136,7 +140,7 @@ def _read_rows(path: str, multiclass: bool) -> list[_Row]:
 
 
 def _read_row(cells, path_column: int, label_column: int, multiclass: bool):
-    """(path, labels), or None if one is missing."""
+    """Returns (path, labels), or None if one is missing."""
     if len(cells) <= max(path_column, label_column) or not cells[path_column]:
         return None
     label = cells[label_column]
@@ -147,14 +151,14 @@ def _read_row(cells, path_column: int, label_column: int, multiclass: bool):
 
 
 def _resolved(written: str, csv_path: str) -> str:
-    """A path as it is written, relative to the CSV file's folder if it is relative."""
+    """Returns a path from a CSV file; if it is relative, joins it to the file's folder."""
     if written.startswith("/") or "://" in written:
         return written
     return tf.io.gfile.join(csv_path.rpartition("/")[0], written)
 
 
 def _part_of(rows: list[_Row], split: str, data_config, seed: int) -> list[_Row]:
-    """The rows of a split, by the rule of `folder.py`, for each label on its own."""
+    """Returns the rows of a split by the rule of `folder.py`, applied to each label separately."""
     groups: dict[str, dict[str, None]] = {}
     for row in rows:
         group = "" if data_config.multiclass else row.labels[0]
@@ -177,7 +181,10 @@ def _warn_of_shared(train: list[_Row], own: list[_Row], split: str) -> None:
 
 
 def _class_names(data_config, train: list[_Row]) -> tuple[str, ...]:
-    """Raises: UserError if there are fewer than two."""
+    """Returns the names of the classes.
+
+    Raises: UserError if there are fewer than two.
+    """
     if data_config.label_file is not None:
         return class_names_of(data_config)
     labels = {label for row in train for label in row.labels}
@@ -191,9 +198,9 @@ def _class_names(data_config, train: list[_Row]) -> tuple[str, ...]:
 
 
 def _numbers(rows: list[_Row], names: Sequence[str], label_file: str | None) -> list[list[int]]:
-    """The labels of each row as numbers.
+    """Returns the labels of each row as numbers.
 
-    Raises: UserError for a label that is no class, or stands for several.
+    Raises: UserError for a label that is not a class, or that names several.
     """
     index = {name: number for number, name in enumerate(names)}
     doubled = {name for name, count in collections.Counter(names).items() if count > 1}
@@ -213,7 +220,7 @@ def _numbers(rows: list[_Row], names: Sequence[str], label_file: str | None) -> 
 
 
 def _check_existence(rows: list[_Row]) -> None:
-    """Raises: UserError naming the first row whose image is missing."""
+    """Raises UserError naming the first row whose image is missing."""
     listed: dict[str, set[str]] = {}
     for row in rows:
         folder, _, name = row.path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Examples that are files: a list of paths and labels as a `Source` with random access."""
+"""Image files: a list of paths and labels as a `Source` with random access."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from absl import logging
 
 from efficientnetv2.datasets.sources.source import Source
 
-_BLOCK = 1024  # records that are looked up at once
-_CLASS_STRIDE = 0x9E3779B1  # spreads the classes over 32 bits; any large odd number does
+_BLOCK = 1024  # records per lookup
+_CLASS_STRIDE = 0x9E3779B1  # spreads the classes over 32 bits; any large odd number works
 
 
 def make_indexed_source(
@@ -21,20 +21,20 @@ def make_indexed_source(
     multi_label: bool = False,
     balanced: bool = False,
 ) -> Source:
-    """Makes a source of image files.
+    """Creates a source of image files.
 
     A record is (path, label), or for a multi-label source (path, position in `paths`). Skipping is
-    free, and `record_at` gives any record of any epoch.
+    free, and `record_at` returns any record of any epoch.
 
-    Order: a permutation of the examples, a function of (seed, epoch). With `balanced`, each epoch
-    is as long, but has every class equally often (the numbers differ by at most one): position p
-    of an epoch is, by a permutation q of the positions, the (q div K)-th draw from class q mod K
-    of the K classes that have examples; a class's draws run through a permutation of its examples,
-    then through the next. The fixed order (epoch None) is never balanced.
+    Order: a permutation of the examples that is a function of (seed, epoch). With `balanced`, an
+    epoch has the same length but contains every class equally often (counts differ by at most one).
+    A permutation maps position p of an epoch to q, which is draw q div K from class q mod K of the
+    K classes that have examples; the draws of a class go through one permutation of its examples
+    after another. The fixed order (epoch None) is never balanced.
 
     Args:
         labels: one class per path; with `multi_label` the classes of each.
-        seed: decides, with the epoch, the order.
+        seed: determines the order, together with the epoch.
     """
     count = len(paths)
     rows = [list(row) for row in labels] if multi_label else [[label] for label in labels]
@@ -50,7 +50,7 @@ def make_indexed_source(
 
     def records(epoch: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         skip = tf.cast(skip, tf.int64)
-        # In blocks, which is ten times as fast as one by one.
+        # Blocks are ten times as fast as single records.
         blocks = tf.data.Dataset.range(skip, count).batch(_BLOCK)
         dataset = blocks.map(lambda positions: record_at(epoch, positions)).unbatch()
         return dataset.apply(tf.data.experimental.assert_cardinality(count - skip))
@@ -71,20 +71,20 @@ def make_indexed_source(
 
 
 def count_labels(rows: Sequence[Sequence[int]], classes: int) -> tuple[int, ...]:
-    """How many examples each of `classes` classes has."""
+    """Returns the number of examples of each of `classes` classes."""
     flat = np.concatenate([np.asarray(row, np.int64) for row in rows])
     return tuple(np.bincount(flat, minlength=classes).tolist())
 
 
 def shuffled_index(positions: tf.Tensor, key: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Where permutations send positions.
+    """Maps positions through pseudorandom permutations.
 
     Args:
         positions: int64 [n], each in [0, its size).
-        key: int64 [3] or [n, 3], of which 32 bits each count: which permutation.
+        key: int64 [3] or [n, 3]; the low 32 bits of each value select the permutation.
         sizes: int64 scalar or [n].
 
-    Source: `tf.random.experimental.index_shuffle`, which takes one key only.
+    Source: `tf.random.experimental.index_shuffle`, which takes only one key.
     """
     return tf.raw_ops.RandomIndexShuffle(
         index=positions, seed=tf.cast(key % 2**32, tf.uint32), max_index=sizes - 1, rounds=4
@@ -101,7 +101,7 @@ def _picker(count: int, seed: int):
 
 
 def _balanced_picker(rows, class_names, count: int, seed: int):
-    """(epoch, positions) -> indices of examples, every class equally often."""
+    """Returns a function (epoch, positions) -> indices of examples, every class equally often."""
     lengths = [len(row) for row in rows]
     flat = np.concatenate([np.asarray(row, np.int64) for row in rows])
     members = np.repeat(np.arange(count), lengths)[np.argsort(flat, kind="stable")]
@@ -120,7 +120,7 @@ def _balanced_picker(rows, class_names, count: int, seed: int):
         shuffled = shuffle(epoch, positions)
         draws, classes = shuffled // len(present), shuffled % len(present)
         size = tf.gather(sizes, classes)
-        which = (classes * _CLASS_STRIDE + draws // size) % 2**32  # Another for each class, round.
+        which = (classes * _CLASS_STRIDE + draws // size) % 2**32  # Unique per class and pass.
         run = tf.stack([tf.constant(seed, tf.int64), epoch])
         key = tf.concat([tf.tile(run[None], [tf.size(draws), 1]), which[:, None]], axis=1)
         inside = shuffled_index(draws % size, key, size)

@@ -4,11 +4,11 @@ With splits: `train/CLASS/...` and at least one of `val/` (also `validation/` or
 `test/`. `eval` is `test/` if there is one, else `val/`; `minival` is `val/` if there is one, else
 `test/`.
 
-Without: `CLASS/...`. In each class the files are sorted by the sha256 of
+Without splits: `CLASS/...`. In each class the files are sorted by the sha256 of
 "SEED/CLASS/PATH IN THE CLASS FOLDER"; the first `round(n * eval_fraction)` of the n files, but at
-least 1 and at most n - 1 (n >= 2; a single file is for training), are `eval` and `minival`, the
-others `train`. So the split does not depend on the file system, and a file that is added later
-moves at most one other file per class to the other side.
+least 1 and at most n - 1 (n >= 2; a single file is used for training), are `eval` and `minival`,
+the others `train`. The split therefore does not depend on the file system, and adding a file moves
+at most one other file per class to another split.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ _SPLIT_NAMES = ("train", "test", *VALIDATION_NAMES)
 def open_folder(data_config, split: str, seed: int) -> Source:
     """Opens one split of the images in `data_config.data_dir`; see the module's docstring.
 
-    Classes are named as their folders, or by `data_config.label_file`, whose lines are in the order
-    of the sorted folders. Files whose ending is not in `IMAGE_ENDINGS`, in any case, are counted
-    and logged. Hidden files and folders are passed over. Nested folders belong to the class they
-    are in.
+    Classes are named after their folders, or by `data_config.label_file`, whose lines are in the
+    order of the sorted folders. Files whose extension is not in `IMAGE_ENDINGS` (case-insensitive)
+    are skipped, counted and logged. Hidden files and folders are ignored. Nested folders belong to
+    the class that contains them.
 
-    Raises: UserError if there are no images, no or one class, an empty class, a split folder
+    Raises: UserError if there are no images, fewer than two classes, an empty class, a split folder
         without its counterpart, or a class that `train/` lacks.
     """
     root = data_config.data_dir
@@ -82,7 +82,7 @@ def open_folder(data_config, split: str, seed: int) -> Source:
 
 
 def _list_folders(folder: str) -> list[str]:
-    """Names of the folders in `folder`, sorted, without hidden ones."""
+    """Returns the names of the folders in `folder`, sorted, without hidden ones."""
     names = (name.rstrip("/") for name in tf.io.gfile.listdir(folder))
     return sorted(
         name
@@ -122,7 +122,7 @@ def _find_split_folders(root: str, folders: list[str]) -> dict[str, str]:
 
 
 def _check_classes(split_folders: dict[str, str], class_names: list[str]) -> None:
-    """Raises: UserError if `val/` or `test/` has a class that `train/` lacks."""
+    """Raises UserError if `val/` or `test/` has a class that `train/` lacks."""
     for folder in (split_folders["minival"], split_folders["eval"]):
         for name in _list_folders(folder):
             if name not in class_names:
@@ -133,9 +133,11 @@ def _check_classes(split_folders: dict[str, str], class_names: list[str]) -> Non
 
 
 def _list_images(folder: str) -> tuple[list[str], int]:
-    """Paths of a class's images, relative to its folder, sorted; and how many files are others.
+    """Returns the paths of a class's images, relative to its folder, and the number of other files.
 
-    Raises: UserError if there is none.
+    The paths are sorted.
+
+    Raises: UserError if there are no images.
     """
     images, others, pending = [], 0, [""]
     while pending:
@@ -146,7 +148,7 @@ def _list_images(folder: str) -> tuple[list[str], int]:
             if name.startswith("."):
                 continue
             if name.lower().endswith(IMAGE_ENDINGS):
-                images.append(path)  # without a look at the file: 60,000 of them take a second
+                images.append(path)  # without accessing the file: 60,000 accesses take a second
             elif tf.io.gfile.isdir(tf.io.gfile.join(folder, path)):
                 pending.append(path)
             else:
@@ -160,7 +162,7 @@ def _list_images(folder: str) -> tuple[list[str], int]:
 
 
 def held_out(files: list[str], class_name: str, eval_fraction: float, seed: int) -> set[str]:
-    """The files of one class that are not for training; the rule is the module's docstring."""
+    """Returns the files of one class that are held out; see the module's docstring for the rule."""
     if len(files) < 2:
         return set()
     count = min(max(round(len(files) * eval_fraction), 1), len(files) - 1)

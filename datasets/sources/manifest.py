@@ -1,4 +1,4 @@
-"""What a folder of prepared records holds: `manifest.json`, written last by `--mode=prepare`."""
+"""Manifest of a folder of prepared records: `manifest.json`, written last by `--mode=prepare`."""
 
 import dataclasses
 import hashlib
@@ -29,10 +29,10 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSplit:
-    """The shards of one split, in order, and how many examples each class has.
+    """The shards of one split, in order, and the number of examples of each class.
 
     Splits that have the same examples, as `minival` and `eval` often do, have the same shards. The
-    counts of a multi-label split add up to its labels, not to its examples.
+    counts of a multi-label split add up to the number of labels, not of examples.
     """
 
     num_examples: int
@@ -42,7 +42,7 @@ class PreparedSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A prepared folder: `layout` is one of `RECORD_LAYOUTS`, `settings` what it was made from."""
+    """A prepared folder: `layout` is one of `RECORD_LAYOUTS`, `settings` how it was made."""
 
     layout: str
     class_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Manifest:
     splits: Mapping[str, PreparedSplit]
 
     def paths(self, folder: str, split: str) -> list[str]:
-        """The paths of a split's shards, in order.
+        """Returns the paths of a split's shards, in order.
 
         Raises: UserError if the folder has no such split.
         """
@@ -58,9 +58,9 @@ class Manifest:
         return [tf.io.gfile.join(folder, shard.file) for shard in shards]
 
     def verify_sizes(self, folder: str, split: str) -> None:
-        """Checks that the shards of a split are there and have their sizes; reads none of them.
+        """Checks that the shards of a split exist and have the right sizes, without reading them.
 
-        Raises: UserError naming the first shard that is missing, or too short or long.
+        Raises: UserError naming the first shard that is missing, too short or too long.
         """
         for shard in self._split(folder, split).shards:
             _raise_if(folder, shard, _wrong_size(folder, shard))
@@ -71,9 +71,9 @@ class Manifest:
         """Reads the shards of a split and compares their sizes and checksums.
 
         Args:
-            folder: where the manifest was read.
+            folder: the folder of the manifest.
             split: "train", "minival" or "eval".
-            progress: called with the numbers of bytes as they are read, as `tqdm.update`.
+            progress: called with the number of bytes of each read, like `tqdm.update`.
 
         Raises: UserError naming the first shard that is missing or damaged.
         """
@@ -83,7 +83,7 @@ class Manifest:
     def faults(
         self, folder: str, split: str, progress: Callable[[int], object] | None = None
     ) -> Iterator[tuple[str, str]]:
-        """As `verify_checksums`, but yields (path, reason) of every shard at fault."""
+        """Yields (path, reason) of every damaged shard, checked as in `verify_checksums`."""
         for shard in self._split(folder, split).shards:
             reason = shard_fault(folder, shard, progress)
             if reason:
@@ -98,8 +98,8 @@ class Manifest:
 def read_manifest(folder: str) -> Manifest:
     """Reads `manifest.json` of a prepared folder.
 
-    Raises: UserError if there is none (a preparation that was not finished has none), or if it is
-        damaged, contradicts itself, or is of a newer version.
+    Raises: UserError if there is none (an unfinished preparation has none), or if it is damaged,
+        inconsistent, or of a newer version.
     """
     path = tf.io.gfile.join(folder, FILE_NAME)
     try:
@@ -128,7 +128,7 @@ def read_manifest(folder: str) -> Manifest:
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Writes `manifest.json`, whole or not at all.
+    """Writes `manifest.json` atomically.
 
     Raises: UserError if it cannot be written.
     """
@@ -140,7 +140,7 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
 def shard_fault(
     folder: str, shard: Shard, progress: Callable[[int], object] | None = None
 ) -> str | None:
-    """Why a shard is not what was written: missing, of another size or content; None if it is."""
+    """Returns why a shard is damaged (missing, wrong size, wrong content), or None if it is not."""
     reason = _wrong_size(folder, shard)
     if reason:
         return reason
@@ -152,7 +152,7 @@ def shard_fault(
 
 
 def file_sha256(path: str, progress: Callable[[int], object] | None = None) -> str:
-    """The sha256 of a file in hex; `progress` is called with the numbers of bytes read."""
+    """Returns a file's sha256 in hex; `progress` is called with the size of each read in bytes."""
     digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
         while chunk := file.read(_READ_BYTES):
@@ -163,7 +163,7 @@ def file_sha256(path: str, progress: Callable[[int], object] | None = None) -> s
 
 
 class _Damage(Exception):
-    """What is wrong with a manifest."""
+    """Raised if a manifest is damaged; the message is the reason."""
 
 
 def _from_json(values: dict) -> Manifest:
@@ -183,7 +183,7 @@ def _from_json(values: dict) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raises: _Damage if the parts do not fit together."""
+    """Raises _Damage if the parts are inconsistent."""
     if manifest.layout not in RECORD_LAYOUTS:
         raise _Damage(f"layout {manifest.layout!r} is unknown")
     for name, split in manifest.splits.items():

@@ -1,13 +1,14 @@
-"""TFRecord files as a stream of records that is shuffled within a memory budget, and resumable.
+"""TFRecord files as a resumable stream of records, shuffled within a memory budget.
 
-A TFRecord file is a row of (length, 8 bytes; checksum, 4; data; checksum, 4). Files are indexed
-without reading the data, as a table of blocks: runs of records that are read from an offset on.
+A TFRecord file is a sequence of (length, 8 bytes; checksum, 4; data; checksum, 4). Files are
+indexed, without reading the data, as a table of blocks: runs of records that are read from an
+offset.
 
-An epoch is a permutation of the blocks, a function of (seed, epoch). It is cut into windows, runs
-of blocks that together fit half of the budget. A window is read as a whole, and its records are
-given out in another permutation, while the other half of the budget holds those of the window
-before. So the stream can start at any position after reading at most one window, and locating a
-position's record takes no reading at all.
+An epoch is a permutation of the blocks that is a function of (seed, epoch). It is divided into
+windows, runs of blocks that together fit in half of the budget. A window is read as a whole, and
+its records are returned in another permutation, while the other half of the budget holds those of
+the previous window. The stream can therefore start at any position after reading at most one
+window, and the record at a position is located without reading any data.
 """
 
 import os
@@ -25,27 +26,27 @@ from efficientnetv2.datasets.sources.files import shuffled_index
 
 RECORD_OVERHEAD = 16  # bytes of a record that are not data
 _SCAN_THREADS = 16  # mostly waiting for the disk
-_SLOW = 5.0  # seconds after which a scan is worth a line in the log
-BLOCKS_PER_WINDOW = 64  # so many places of the data are mixed, where blocks can be cut
-MEMORY_OVERHEAD = 256  # bytes of a record in a buffer beside its data
-_MOST_RECORDS = 1024  # in a block that is cut
+_SLOW = 5.0  # seconds after which a scan is logged
+BLOCKS_PER_WINDOW = 64  # parts of the data that are mixed, if blocks can be divided
+MEMORY_OVERHEAD = 256  # bytes of a record in a buffer in addition to its data
+_MOST_RECORDS = 1024  # in a block of a divided piece
 _READ_THREADS = 32  # mostly waiting for a remote file system
 _READ_BUFFER = 1 << 20  # bytes
-_GATHERED = 64  # records that are picked at once, which is ten times as fast as one by one
-_FEW_BLOCKS = 16  # in a window: with fewer the log says so
+_GATHERED = 64  # records that are gathered at once, ten times as fast as one by one
+_FEW_BLOCKS = 16  # in a window; fewer are logged
 
 
 def is_local(path: str) -> bool:
-    """Whether a file can be read at any place at no cost."""
+    """Returns whether a file is local, so that it can be read at any position at no cost."""
     return "://" not in path
 
 
 def record_offsets(path: str) -> np.ndarray:
-    """Byte offsets of a file's records, and of the file's end: int64 [records + 1].
+    """Returns the byte offsets of a file's records and of the file's end: int64 [records + 1].
 
-    Of a local file only the lengths are read; a remote one is read whole, checksums included.
+    Only the lengths are read from a local file; a remote file is read completely, with checksums.
 
-    Raises: UserError if the file cannot be read, or its records do not end where it ends.
+    Raises: UserError if the file cannot be read, or if its last record does not end at its end.
     """
     try:
         return _walk(path) if is_local(path) else _read_through(path)
@@ -56,7 +57,7 @@ def record_offsets(path: str) -> np.ndarray:
 
 
 def scan_files(paths: Sequence[str]) -> list[np.ndarray]:
-    """`record_offsets` of several files, in parallel."""
+    """Runs `record_offsets` on several files in parallel."""
     if not paths:
         return []
     remote = sum(not is_local(path) for path in paths)
@@ -78,7 +79,7 @@ def scan_files(paths: Sequence[str]) -> list[np.ndarray]:
 
 def _walk(path: str) -> np.ndarray:
     offsets = [0]
-    # Not by tf.io.gfile, which fills a buffer of half a megabyte after each seek.
+    # Not with tf.io.gfile, which fills a buffer of half a megabyte after each seek.
     with open(path, "rb", buffering=0) as file:
         number, size = file.fileno(), os.fstat(file.fileno()).st_size
         while offsets[-1] < size:
@@ -104,30 +105,30 @@ class Piece(NamedTuple):
 
     path: str
     first: int = 0
-    count: int | None = None  # None: to the end, wherever that is.
-    in_file: int | None = None  # Records in the whole file, known where `count` is.
+    count: int | None = None  # None: to the end of the file.
+    in_file: int | None = None  # Records in the whole file; known if `count` is.
 
 
 class Blocks(NamedTuple):
-    """A table of blocks in the fixed order of the records, int64 [blocks] each."""
+    """A table of blocks in the fixed order of the records; each column is int64 [blocks]."""
 
-    piece: np.ndarray  # Index of the piece it is of.
-    count: np.ndarray  # Records.
-    offset: np.ndarray  # Bytes; where reading the file starts.
-    passed: np.ndarray  # Records to pass over from there.
-    bytes: np.ndarray  # In memory.
+    piece: np.ndarray  # Index of the block's piece.
+    count: np.ndarray  # Number of records.
+    offset: np.ndarray  # Byte at which reading the file starts.
+    passed: np.ndarray  # Number of records to skip from there.
+    bytes: np.ndarray  # Size in memory.
 
 
 def make_blocks(pieces: Sequence[Piece], window_bytes: int) -> tuple[list[Piece], Blocks]:
-    """Cuts pieces into blocks.
+    """Divides pieces into blocks.
 
-    A piece is one block, unless all together are more than `window_bytes`: then the local ones are
-    cut into blocks of a 64th of that, and of at most 1024 records. This, and pieces of unknown
-    length, takes a scan of the files.
+    A piece is one block, unless all pieces together exceed `window_bytes`: then the local ones are
+    divided into blocks of 1/64 of that size and at most 1024 records. Dividing pieces, or pieces of
+    unknown length, requires a scan of the files.
 
-    Returns: the pieces that have records, with all their numbers known; and the blocks.
-    Raises: UserError if a file is missing or truncated, or has another number of records than was
-        known.
+    Returns: the pieces that have records, with all numbers filled in; and the blocks.
+    Raises: UserError if a file is missing or truncated, or has a different number of records than
+        expected.
     """
     pieces = [piece for piece in pieces if piece.count != 0]
     sizes = _file_sizes([piece.path for piece in pieces])
@@ -156,9 +157,9 @@ def make_blocks(pieces: Sequence[Piece], window_bytes: int) -> tuple[list[Piece]
 
 
 def checked_piece(piece: Piece, offsets: np.ndarray) -> Piece:
-    """A piece with all its numbers, from the offsets of its file's records.
+    """Returns a piece with all numbers filled in, from the offsets of its file's records.
 
-    Raises: UserError if the file has another number of records than was known.
+    Raises: UserError if the file has a different number of records than expected.
     """
     found = len(offsets) - 1
     if piece.in_file not in (None, found):
@@ -183,12 +184,12 @@ def _file_sizes(paths: Sequence[str]) -> list[int]:
 
 
 def _estimate(piece: Piece, size: int) -> int:
-    """Bytes of a piece."""
+    """Estimates the size of a piece in bytes."""
     return size if piece.count is None else size * piece.count // max(piece.in_file, 1)
 
 
 def _cut(index: int, piece: Piece, offsets: np.ndarray, target: int | None) -> list[tuple]:
-    """Rows of a piece's blocks, of about `target` bytes; None: one block."""
+    """Returns the rows of a piece's blocks of about `target` bytes; None: one block."""
     starts = offsets[piece.first : piece.first + piece.count + 1]
     step = piece.count
     if target is not None:
@@ -204,11 +205,11 @@ def _cut(index: int, piece: Piece, offsets: np.ndarray, target: int | None) -> l
 
 
 class _Plan(NamedTuple):
-    """An epoch: tensors, int64."""
+    """The order of an epoch, as int64 tensors."""
 
     epoch: tf.Tensor
     order: tf.Tensor  # [blocks]: indices of blocks.
-    ends: tf.Tensor  # [blocks]: positions of records, of the blocks in this order.
+    ends: tf.Tensor  # [blocks]: positions of records at which these blocks end.
     bounds: tf.Tensor  # [windows + 1]: positions in `order`.
     positions: tf.Tensor  # [windows + 1]: positions of records.
 
@@ -216,21 +217,21 @@ class _Plan(NamedTuple):
 class RecordFiles:
     """The records of a split; each is (serialized bytes, its number in the fixed order).
 
-    The fixed order is that of the pieces. What cannot be read, from a broken record to the end of
-    its block, becomes empty records, so that numbers and positions stay what they are.
+    The fixed order is that of the pieces. Unreadable records, from a broken one to the end of its
+    block, are replaced with empty ones, so that numbers and positions do not change.
 
     Attributes:
-        num_records: how many there are.
-        can_read_at: whether `record_at` can be used: all files are local.
+        num_records: number of records.
+        can_read_at: whether `record_at` can be used, that is, whether all files are local.
     """
 
     def __init__(self, pieces: Sequence[Piece], seed: int, *, memory_mb: int):
-        """Finds the records; see `make_blocks` for when this reads the files.
+        """Indexes the records; see `make_blocks` for when this reads the files.
 
         Args:
             pieces: the files, or parts of them.
-            seed: decides, with the epoch, the order.
-            memory_mb: MiB that a stream of shuffled records may hold.
+            seed: determines the order, together with the epoch.
+            memory_mb: memory budget of a stream of shuffled records, in MiB.
 
         Raises: UserError as `make_blocks` does.
         """
@@ -262,14 +263,14 @@ class RecordFiles:
             )
 
     def name_of(self, number: tf.Tensor) -> tf.Tensor:
-        """Number of a record -> "FILE, record N", where N counts from 0 within the file."""
+        """Returns "FILE, record N" for the number of a record; N counts from 0 within the file."""
         piece = _interval(self._piece_ends, number)
         in_piece = number - tf.concat([[0], self._piece_ends], 0)[piece]
         within = tf.strings.as_string(in_piece + self._firsts[piece])
         return tf.strings.join([self._paths[piece], ", record ", within])
 
     def records(self, epoch: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """The records of an epoch from position `skip` on; of the fixed order if it is None."""
+        """Returns the records of an epoch from position `skip` on; None: in the fixed order."""
         skip = tf.cast(skip, tf.int64)
         if epoch is None:
             ends = tf.cumsum(self._blocks.count)
@@ -282,17 +283,17 @@ class RecordFiles:
             first = _interval(plan.positions[1:], skip)
             windows = tf.data.Dataset.range(first, tf.size(plan.bounds, tf.int64) - 1)
             dataset = windows.flat_map(lambda window: self._window(plan, window))
-            # Holds as much as a window: the next one is read while this one is used.
+            # Buffers as much as a window: the next one is read while this one is used.
             dataset = dataset.skip(skip - plan.positions[first]).prefetch(self._half_records)
         return dataset.apply(tf.data.experimental.assert_cardinality(self.num_records - skip))
 
     def record_at(
         self, epoch: tf.Tensor | None, positions: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The records at some positions of an epoch, int64 [n] -> (bytes [n], numbers [n]).
+        """Returns the records at positions of an epoch, int64 [n] -> (bytes [n], numbers [n]).
 
-        The first call scans all files. Each opens the files of its records; and finds their places
-        in the epoch, which takes about a millisecond with 10,000 blocks, however many they are.
+        The first call scans all files. Each call opens the files of its records and locates them in
+        the epoch, which takes about a millisecond with 10,000 blocks, for any number of records.
         """
         offsets = tf.constant(self._all_offsets(), tf.int64)
 
@@ -308,7 +309,7 @@ class RecordFiles:
         return records.batch(tf.size(numbers, tf.int64)).get_single_element()
 
     def _all_offsets(self) -> np.ndarray:
-        """Where each record begins in its file, in the fixed order."""
+        """Returns the byte offset of each record in its file, in the fixed order."""
         if self._offsets is None:
             paths = list(dict.fromkeys(piece.path for piece in self._pieces))
             found = dict(zip(paths, scan_files(paths)))
@@ -332,7 +333,7 @@ class RecordFiles:
         return _Plan(epoch, order, ends, bounds, tf.gather(tf.concat([[0], ends], 0), bounds))
 
     def _window(self, plan: _Plan, window: tf.Tensor) -> tf.data.Dataset:
-        """The records of a window, shuffled."""
+        """Returns the records of a window, shuffled."""
         blocks = plan.order[plan.bounds[window] : plan.bounds[window + 1]]
         records = tf.data.Dataset.from_tensor_slices(blocks).flat_map(self._read_block)
 
@@ -347,7 +348,7 @@ class RecordFiles:
         return parts.flat_map(lambda part, records: shuffled(part, *records))
 
     def _numbers_at(self, plan: _Plan, positions: tf.Tensor) -> tf.Tensor:
-        """The numbers of the records at some positions of an epoch, int64 [n]; see `_window`."""
+        """Returns the numbers of the records at positions of an epoch, int64 [n]; see `_window`."""
         window = tf.searchsorted(plan.positions[1:], positions, side="right", out_type=tf.int64)
         start = tf.gather(plan.positions, window)
         part = (positions - start) // self._most_shuffled
@@ -361,7 +362,7 @@ class RecordFiles:
         return tf.gather(tf.cumsum(self._blocks.count), tf.gather(plan.order, at)) - before_end
 
     def _key(self, plan: _Plan, window: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        """Which permutation the records of a part of a window have, int64 [..., 3]."""
+        """Returns the key of the permutation of a part of a window, int64 [..., 3]."""
         which = window * 2**12 + part
         first = tf.zeros_like(which)
         return tf.stack([first + self._seed, first + plan.epoch, which], axis=-1)
@@ -377,7 +378,7 @@ class RecordFiles:
         return self._read(path, columns.offset, columns.passed, columns.count, first)
 
     def _read(self, path, offset, passed, count, first) -> tf.data.Dataset:
-        """`count` records of a file, the first of which has the number `first`."""
+        """Reads `count` records of a file, the first of which has the number `first`."""
         raw = tf.raw_ops.TFRecordDatasetV2(
             filenames=path[None],
             compression_type="",
@@ -386,7 +387,7 @@ class RecordFiles:
         )
         serialized = tf.data.experimental.from_variant(raw, tf.TensorSpec([], tf.string))
         numbers = tf.data.Dataset.range(first, first + count)
-        # Zipped, since each attempt takes a number: a file that is gone fails again and again.
+        # Zipped, so that each attempt uses up a number: reading a missing file fails forever.
         attempts = tf.data.Dataset.zip((numbers, serialized.skip(passed))).ignore_errors()
         empty = tf.data.Dataset.from_tensors("").repeat(count)
         serialized = attempts.map(lambda number, data: data).concatenate(empty).take(count)
@@ -394,5 +395,5 @@ class RecordFiles:
 
 
 def _interval(ends: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    """Index of the interval that a position is in, int64; `ends` are exclusive and rise."""
+    """Returns the index of a position's interval, int64; `ends` are exclusive and increasing."""
     return tf.searchsorted(ends, position[None], side="right", out_type=tf.int64)[0]

@@ -1,7 +1,7 @@
 """Registry of data sources: the module and function that opens each `data.ds_name`.
 
-To add a data source: a module with a function (data_config, split, seed) -> `Source`, and a row
-here.
+To add a data source, write a module with a function (data_config, split, seed) -> `Source`, and add
+a row here.
 """
 
 import importlib
@@ -25,10 +25,10 @@ def open_source(data_config, split: str, seed: int) -> Source:
     Args:
         data_config: `hparams.DataConfig`.
         split: "train"; "minival", evaluated while training; or "eval", evaluated at the end.
-        seed: decides the order of each epoch, and which files of a folder without splits are
+        seed: determines the order of each epoch, and which files of a folder without splits are
             held out; use one seed for all splits of a run.
 
-    Raises: UserError if the data cannot be used as given; the message names the fix.
+    Raises: UserError if the data cannot be used as configured; the message suggests a fix.
     """
     if split not in SPLITS:
         raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -1,11 +1,11 @@
-"""The embedded data set: colored shapes, plain or striped, rendered here, and its TFDS builder.
+"""The embedded data set of colored shapes, plain or striped: renderer and TFDS builder.
 
 Each of the 12 classes is a color, a texture and a shape ("red_striped_circle"), and each of the
-three is needed to tell the class: the other two are shared with other classes. Shapes keep their
-identity under rotation and mirroring, and the two colors (hues 0 and 222 degrees) stay apart when
-an image is inverted.
+three is needed to identify the class: the other two are shared with other classes. Shapes keep
+their identity under rotation and mirroring, and the two colors (hues 0 and 222 degrees) remain
+distinct when an image is inverted.
 
-One image as a file, for instance to query an exported model with a held-out image:
+To write one image to a file, for instance to query an exported model with a held-out image:
 
     python -m efficientnetv2.datasets.sources.shapes --out=held_out.png --split=test --index=7
 """
@@ -32,11 +32,11 @@ SHAPES = ("circle", "cross", "triangle")
 CLASS_NAMES = tuple("_".join(parts) for parts in itertools.product(COLOURS, TEXTURES, SHAPES))
 
 _SUPERSAMPLING = 3  # samples per pixel side
-# Centres in pixels of the samples and of the pixels, the same for rows and columns.
+# Centers of the samples and of the pixels, in pixels; the same for rows and columns.
 _SAMPLES = (np.arange(IMAGE_SIZE * _SUPERSAMPLING, dtype=np.float32) + 0.5) / _SUPERSAMPLING
 _PIXELS = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
 _STRIPE_SHARE = 0.4  # of the area
-_STRIPE_SHADE = 0.2  # of the colour's brightness
+_STRIPE_SHADE = 0.2  # of the color's brightness
 
 
 def render(split: str, index: int) -> tuple[np.ndarray, int]:
@@ -73,9 +73,9 @@ def render(split: str, index: int) -> tuple[np.ndarray, int]:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """A grey cloud with faint stripes, tinted towards either colour: [64, 64, 3] float32.
+    """Renders a gray cloud with faint stripes, tinted toward either color: [64, 64, 3] float32.
 
-    Neither the mean colour nor the presence of stripes gives the class away.
+    Neither the mean color nor the presence of stripes reveals the class.
     """
     coarse = rng.uniform(-28.0, 28.0, size=(6, 6))
     cells = _PIXELS / IMAGE_SIZE * 5.0  # bilinear interpolation of the 6 x 6 grid
@@ -88,21 +88,21 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, name: str) -> np.ndarray:
-    """A colour around the named hue: [3] in [0, 255]."""
+    """Draws a color around the named hue: [3] in [0, 255]."""
     hue = (COLOURS[name] + rng.uniform(-13.0, 13.0)) % 360.0
     saturation, value = rng.uniform(0.65, 0.90), rng.uniform(0.75, 1.0)
     return 255.0 * np.array(colorsys.hsv_to_rgb(hue / 360.0, saturation, value))
 
 
 def _along(angle: float, centre: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Signed distance from `centre` in the direction `angle`, on the grid of points: [N, N]."""
+    """Returns the signed distance from `centre` along `angle`, on the grid of points: [N, N]."""
     rows = np.float32(np.sin(angle)) * (points - np.float32(centre[0]))
     columns = np.float32(np.cos(angle)) * (points - np.float32(centre[1]))
     return rows[:, None] + columns[None, :]
 
 
 def _shape_mask(shape: str, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Where the shape is, at every sample: [N, N] bool. All shapes have the area pi radius^2."""
+    """Returns the mask of a shape at every sample: [N, N] bool. All have the area pi radius^2."""
     if shape == "circle":
         squares = [(_SAMPLES - np.float32(c)) ** 2 for c in centre]
         return squares[0][:, None] + squares[1][None, :] < radius**2
@@ -118,14 +118,14 @@ def _shape_mask(shape: str, centre: np.ndarray, radius: float, angle: float) -> 
 
 
 def _bar_mask(centre, half_length: float, half_width: float, angle: float) -> np.ndarray:
-    """Where a rotated rectangle is, at every sample: [N, N] bool."""
+    """Returns the mask of a rotated rectangle at every sample: [N, N] bool."""
     return (np.abs(_along(angle, centre, _SAMPLES)) < half_length) & (
         np.abs(_along(angle + np.pi / 2.0, centre, _SAMPLES)) < half_width
     )
 
 
 def _distractor_mask(rng: np.random.Generator) -> np.ndarray:
-    """A short plain bar anywhere: [N, N] bool."""
+    """Draws the mask of a short plain bar at any position: [N, N] bool."""
     return _bar_mask(
         centre=rng.uniform(0.0, IMAGE_SIZE, size=2),
         half_length=rng.uniform(4.0, 8.0),
@@ -135,7 +135,7 @@ def _distractor_mask(rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(rng: np.random.Generator, period: float, points: np.ndarray) -> np.ndarray:
-    """Where dark stripes are: [N, N] bool. `period` in pixels; angle and phase are drawn."""
+    """Draws the mask of dark stripes: [N, N] bool. `period` in pixels; random angle and phase."""
     angle = rng.uniform(0.0, np.pi)
     across = _along(angle, rng.uniform(0.0, period, size=2), points) / np.float32(period)
     across -= np.rint(across)  # distance to the nearest line, in periods
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the rendered images.
 
-    A change of what `render` returns needs a new VERSION, since prepared directories are kept.
+    If the output of `render` changes, VERSION must change too, since prepared directories are kept.
     """
 
     VERSION = tfds.core.Version("1.0.0")

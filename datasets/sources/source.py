@@ -10,26 +10,26 @@ SPLITS = ("train", "minival", "eval")
 
 @dataclass(frozen=True)
 class Source:
-    """One split of a data set: which examples there are, in which order, and how to read one.
+    """One split of a data set: its examples, their order, and how to read one.
 
-    A record is what identifies or holds one example: a tuple of tensors, such as a path and its
-    label. Reading records is cheap and serial; `load` and decoding run in parallel.
+    A record identifies or contains one example: a tuple of tensors, such as a path and its label.
+    Reading records is cheap and serial; `load` and decoding run in parallel.
 
     Attributes:
-        num_examples: how many examples one epoch has.
+        num_examples: number of examples per epoch.
         class_names: names in the order of the labels.
         records: (epoch, skip) -> the epoch's records from position `skip` on; with `skip` 0 exactly
             `num_examples` of them. `epoch` is an int64 scalar tensor and the order is a function of
             (seed, epoch) only; `None` gives the fixed order. May be called inside
             `Dataset.flat_map`.
         load: one record's parts -> (encoded image, scalar string; label). The label is an int64
-            scalar, or int64 [any number], the classes of a multi-label example. To be run in a
+            scalar, or int64 [any number], the classes of a multi-label example. Run it in a
             parallel map: `dataset.map(source.load, num_parallel_calls=...)`.
         name_of: one record's parts -> scalar string for messages: a path, or file and position.
         multi_label: whether examples have any number of labels.
-        class_counts: examples of each class, where that is known without reading the data.
-        record_at: (epoch, positions int64 [n]) -> the parts of these records, stacked; None where
-            records can only be read one after the other.
+        class_counts: number of examples of each class, if known without reading the data.
+        record_at: (epoch, positions int64 [n]) -> the parts of these records, stacked; None if
+            records can only be read sequentially.
     """
 
     num_examples: int

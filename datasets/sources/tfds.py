@@ -22,7 +22,7 @@ from efficientnetv2.datasets.sources.tfrecord import BROKEN, checked, record_sou
 
 
 def named_builder(name: str, data_dir: str | None):
-    """The builder of a TFDS name, prepared.
+    """Returns the builder of a TFDS name, prepared.
 
     Raises: UserError if there is no such builder, or it cannot be prepared.
     """
@@ -44,7 +44,7 @@ def named_builder(name: str, data_dir: str | None):
 
 
 def shapes_builder(name: str, data_dir: str | None):
-    """The builder of the embedded data set, rendered if it is missing or incomplete."""
+    """Returns the builder of the embedded data set; renders it if it is missing or incomplete."""
     root = os.path.expanduser(data_dir or str(tfds.core.constants.DATA_DIR))
     folder = os.path.join(root, name, str(Shapes.VERSION))
     if tf.io.gfile.exists(folder) and not _is_intact(folder):
@@ -63,10 +63,11 @@ def shapes_builder(name: str, data_dir: str | None):
 
 
 def _prepare(builder) -> None:
-    """Prepares a data set; another process may do the same at the same time.
+    """Prepares a data set; another process may do the same concurrently.
 
-    TFDS writes to a directory "incomplete.*" and renames it at the end. So a killed process leaves
-    at most that one behind, and of two processes the slower one fails to rename, which is fine.
+    TFDS writes to a directory "incomplete.*" and renames it at the end. A killed process therefore
+    leaves at most that directory, and of two processes the slower one fails to rename its own,
+    which is harmless.
 
     Raises: UserError if the data cannot be downloaded, found or written.
     """
@@ -74,9 +75,9 @@ def _prepare(builder) -> None:
     try:
         builder.download_and_prepare()
     except (
-        OSError,  # also the network's errors
+        OSError,  # including network errors
         tf.errors.OpError,
-        AssertionError,  # data that have to be downloaded by hand
+        AssertionError,  # data that must be downloaded manually
         ImportError,  # libraries that only some data sets need
         tfds.download.DownloadError,
     ) as error:
@@ -87,7 +88,7 @@ def _prepare(builder) -> None:
 
 
 def _is_intact(folder: str) -> bool:
-    """Whether all files of a prepared TFDS directory are there, by the sizes that TFDS noted."""
+    """Returns whether a prepared TFDS directory is complete, by the sizes that TFDS recorded."""
     try:
         with tf.io.gfile.GFile(os.path.join(folder, "dataset_info.json")) as file:
             splits = json.loads(file.read())["splits"]
@@ -108,9 +109,9 @@ def _is_intact(folder: str) -> bool:
 def open_tfds(data_config, split: str, seed: int) -> Source:
     """Opens one split of `data_config.tfds_name`, or of the embedded shapes; prepares it if needed.
 
-    `data_config.splits.SPLIT.tfds_split` is a TFDS split expression; where it is None,
-    `default_splits` decides. `data_config.data_dir` is TFDS's own directory (None: its default).
-    Images are passed on as they are stored; raw pixels are encoded as PNG.
+    `data_config.splits.SPLIT.tfds_split` is a TFDS split expression; if it is None,
+    `default_splits` applies. `data_config.data_dir` is TFDS's own directory (None: its default).
+    Encoded images are returned as stored; raw pixels are encoded as PNG.
 
     Raises: UserError if the name, the split or the features cannot be used, or if the data
         cannot be downloaded or prepared.
@@ -148,10 +149,10 @@ def open_tfds(data_config, split: str, seed: int) -> Source:
 
 
 def default_splits(names) -> dict[str, str]:
-    """The TFDS split expressions for a data set with the splits `names`.
+    """Returns the TFDS split expressions for a data set with the splits `names`.
 
-    `eval` is "test" if there is one, else "validation"; `minival` the other way round. With
-    neither, the last tenth of "train" is held out from it.
+    `eval` is "test" if there is one, else "validation"; `minival` the other way around. With
+    neither, the last tenth of "train" is held out.
     """
     if "test" not in names and "validation" not in names:
         return {"train": "train[:90%]", "minival": "train[90%:]", "eval": "train[90%:]"}
@@ -168,7 +169,10 @@ def _split_expression(data_config, split: str, builder) -> str:
 
 
 def _split_info(builder, name: str, expression: str):
-    """Raises: UserError if the expression is not one of this data set, or has no examples."""
+    """Returns the info of a split expression.
+
+    Raises: UserError if the expression is not valid for this data set, or has no examples.
+    """
     try:
         split_info = builder.info.splits[expression]
         count = split_info.num_examples
@@ -181,7 +185,7 @@ def _split_info(builder, name: str, expression: str):
 
 
 def _overlap(first, second) -> bool:
-    """Whether two splits of one data set share an example."""
+    """Returns whether two splits of one data set share an example."""
     spans = [(f.filename, f.skip, f.skip + f.take) for f in first.file_instructions]
     return any(
         name == f.filename and start < f.skip + f.take and f.skip < end
@@ -191,7 +195,7 @@ def _overlap(first, second) -> bool:
 
 
 def _find_features(name: str, features) -> tuple[tuple, tuple]:
-    """(name, feature) of the image, and of the label or the labels.
+    """Returns the feature of the image, and (name, feature) of the label or labels.
 
     Raises: UserError if there is no uint8 "image", or no class "label" or sequence of them.
     """
@@ -215,12 +219,12 @@ def _find_features(name: str, features) -> tuple[tuple, tuple]:
 
 
 def _class_feature(feature):
-    """The feature of one class, of a label or of a sequence of labels."""
+    """Returns the feature of one class, given that of a label or of a sequence of labels."""
     return feature.feature if isinstance(feature, tfds.features.Sequence) else feature
 
 
 def _make_load(files: RecordFiles, image, label: tuple, stop: bool):
-    """The `load` of a source; images that are stored as pixels become PNG."""
+    """Returns the `load` of a source; images that are stored as pixels are encoded as PNG."""
     key, label_feature = label
     features = tfds.features.FeaturesDict({"image": image, key: label_feature})
     is_encoded = isinstance(image, tfds.features.Image)
@@ -250,7 +254,7 @@ def _make_load(files: RecordFiles, image, label: tuple, stop: bool):
 
 
 def _check_labelled(examples: tf.data.Dataset, name: str, split: str, expression: str) -> None:
-    """Raises: UserError if the split has no labels, which TFDS marks by -1."""
+    """Raises UserError if the split has no labels, which TFDS marks with -1."""
     for _, label in examples.take(1):
         if tf.reduce_any(label < 0):
             raise UserError(

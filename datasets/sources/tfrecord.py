@@ -1,7 +1,7 @@
-"""TFRecord files in the layouts of the official code, and folders that `--mode=prepare` wrote.
+"""TFRecord files in the layouts of the official code, and folders written by `--mode=prepare`.
 
-`imagenet`: "image/encoded", and "image/class/label" from 1 on. `imagenet21k`: "image", and
-"labels", any number of classes from 0 on. Equal examples give equal bytes.
+`imagenet`: "image/encoded", and "image/class/label", counted from 1. `imagenet21k`: "image", and
+"labels", any number of classes, counted from 0. Equal examples are encoded as equal bytes.
 Source: official datasets.py.
 """
 
@@ -23,7 +23,7 @@ _Parsed = tuple[tf.Tensor, tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
 def encode_imagenet(
     image: bytes, label: int, class_name: str, filename: bytes, height: int, width: int
 ) -> bytes:
-    """The ImageNet layout; `label` counts from 0 here, and from 1 in the record."""
+    """Encodes an example in the ImageNet layout; `label` counts from 0, in the record from 1."""
     return _serialized(
         {
             "image/encoded": _bytes(image),
@@ -37,7 +37,7 @@ def encode_imagenet(
 
 
 def encode_imagenet21k(image: bytes, labels: Sequence[int], filename: bytes) -> bytes:
-    """The ImageNet-21k layout: any number of labels, which count from 0."""
+    """Encodes an example in the ImageNet-21k layout: any number of labels, counted from 0."""
     return _serialized(
         {"id": _bytes(filename), "image": _bytes(image), "labels": _integers(labels)}
     )
@@ -53,20 +53,20 @@ def _integers(values: Sequence[int]) -> tf.train.Feature:
 
 def _serialized(features: dict[str, tf.train.Feature]) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # Else the order of the features varies.
+    return example.SerializeToString(deterministic=True)  # Otherwise the feature order varies.
 
 
 def open_tfrecord(data_config, split: str, seed: int) -> Source:
     """Opens one split of the TFRecord files in `data_config.data_dir`.
 
-    With a `manifest.json` there, the folder was prepared: the manifest names files, layout and
-    classes, and the files must have the sizes it states. Else the files are those that match
-    `splits.SPLIT.files`, sorted, of which `splits.SPLIT.slice` picks some; `record_layout` tells
-    how to read them, and `label_file` or `num_classes` the classes.
+    If it contains a `manifest.json`, the folder was prepared: the manifest lists files, layout and
+    classes, and the files must have the sizes in it. Otherwise the files are those that match
+    `splits.SPLIT.files`, sorted, from which `splits.SPLIT.slice` selects; `record_layout` sets
+    their layout, and `label_file` or `num_classes` the classes.
 
-    `load` of a record that is broken, or not in this layout, raises InvalidArgumentError naming
-    file and record. With `on_error=skip` a broken one has an empty image; a label outside of the
-    classes is an error all the same, since it is the settings that are wrong then.
+    `load` raises InvalidArgumentError naming file and record if a record is broken or not in this
+    layout. With `on_error=skip`, a broken record has an empty image; a label outside the classes is
+    still an error, since it means that the settings are wrong.
 
     Raises: UserError if the files or settings cannot be used.
     """
@@ -110,7 +110,7 @@ def open_tfrecord(data_config, split: str, seed: int) -> Source:
 
 
 def record_source(files: RecordFiles, class_names, load: Callable, **more) -> Source:
-    """The source of some record files whose records `load` reads."""
+    """Returns the source of record files whose records `load` reads."""
     return Source(
         num_examples=files.num_records,
         class_names=class_names,
@@ -123,7 +123,7 @@ def record_source(files: RecordFiles, class_names, load: Callable, **more) -> So
 
 
 def checked(value: tf.Tensor, is_fine: tf.Tensor, message: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """`value`; InvalidArgumentError with `message()`, which is not computed before, if not fine."""
+    """Returns `value` if fine, else raises InvalidArgumentError with `message()`, called lazily."""
 
     def fail() -> tf.Tensor:
         check = tf.debugging.Assert(False, [message()])
@@ -134,7 +134,7 @@ def checked(value: tf.Tensor, is_fine: tf.Tensor, message: Callable[[], tf.Tenso
 
 
 def _find_files(data_config, split: str) -> list[str]:
-    """The paths of a split, sorted.
+    """Returns the paths of a split, sorted.
 
     Raises: UserError if there are none, or no pattern is set.
     """
@@ -160,9 +160,9 @@ def _matching_files(data_config, split: str) -> list[str]:
 
 
 def _read_slice(text: str | None, key: str) -> slice:
-    """Reads "16:20"; None is everything.
+    """Parses a slice such as "16:20"; None selects everything.
 
-    Raises: UserError if it is no slice.
+    Raises: UserError if it is not a valid slice.
     """
     parts = ":" if text is None else text
     try:
@@ -175,7 +175,7 @@ def _read_slice(text: str | None, key: str) -> slice:
 
 
 def _parse_imagenet(serialized: tf.Tensor, classes: int) -> _Parsed:
-    """One record -> (encoded image, label from 0 on, whether it is a class, else what is wrong)."""
+    """Parses a record: (encoded image, label from 0, whether it is a class, the fault if not)."""
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string, ""),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64, -1),
@@ -191,7 +191,7 @@ def _parse_imagenet(serialized: tf.Tensor, classes: int) -> _Parsed:
 
 
 def _parse_imagenet21k(serialized: tf.Tensor, classes: int) -> _Parsed:
-    """As `_parse_imagenet`; the label is int64 [any number]."""
+    """Parses a record as `_parse_imagenet` does; the label is int64 [any number]."""
     features = {
         "image": tf.io.FixedLenFeature([], tf.string, ""),
         "labels": tf.io.VarLenFeature(tf.int64),

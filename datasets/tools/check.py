@@ -1,4 +1,4 @@
-"""Data check (`--mode=check_data`): reads all examples of all splits and lists what is wrong."""
+"""Data check (`--mode=check_data`): reads all examples of all splits and lists the problems."""
 
 import collections
 import contextlib
@@ -33,10 +33,10 @@ from efficientnetv2.datasets.tools.findings import Finding, count_kinds, finding
 from efficientnetv2.hparams import Config
 
 FILE_NAME = "check_data.json"
-SMALL = 32  # pixels: a shorter side below it is worth a note
-_SKEW = 10  # largest class over smallest, from which on it is worth a note
+SMALL = 32  # pixels: images with a smaller shorter side are noted
+_SKEW = 10  # ratio of the largest to the smallest class from which it is noted
 _ENDINGS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP"}
-_AHEAD = 256  # examples that may be decoded before the first of them is looked at
+_AHEAD = 256  # examples that may be decoded before the first of them is checked
 _DIGEST = 16  # bytes of a sha256 that are kept
 
 
@@ -45,9 +45,9 @@ class Check:
     """The result of a check.
 
     Attributes:
-        findings: everything worth a line.
-        examples: how many examples each split has; a split that cannot be opened is missing.
-        class_counts: of each split, the readable examples of each class by name.
+        findings: all errors and notes.
+        examples: number of examples of each split; splits that cannot be opened are missing.
+        class_counts: for each split, the number of readable examples of each class, by name.
     """
 
     findings: list[Finding] = dataclasses.field(default_factory=list)
@@ -60,7 +60,7 @@ class Check:
         return sum(finding.is_error for finding in self.findings)
 
     def summary(self) -> dict:
-        """{"errors", "notes", "examples": {split: number}, "kinds": {kind: number}}."""
+        """Returns {"errors", "notes", "examples": {split: number}, "kinds": {kind: number}}."""
         return {
             "errors": self.errors,
             "notes": len(self.findings) - self.errors,
@@ -72,13 +72,13 @@ class Check:
 def check_data(
     config: Config, *, output_dir: str | os.PathLike | None = None, verbose: bool = False
 ) -> Check:
-    """Reads all examples of all splits and lists what is wrong with them, before a run does.
+    """Reads all examples of all splits and lists their problems before a run encounters them.
 
-    What libraries in C write to stderr meanwhile is kept back and read.
+    The output of C libraries on stderr is captured and parsed meanwhile.
 
     Args:
         config: from `get_config`; its data set is read.
-        output_dir: gets check_data.json with all findings.
+        output_dir: folder for check_data.json, which lists all findings.
         verbose: show progress bars, and print a table of the first findings of each kind.
 
     Raises: UserError if check_data.json cannot be written.
@@ -109,7 +109,7 @@ def check_data(
 
 @contextlib.contextmanager
 def _progress_bars() -> Iterator[Callable[[str, int], Callable]]:
-    """Yields `progress` of `check_splits`: a bar per split, on stderr as it was before."""
+    """Yields `progress` for `check_splits`: a bar per split, on the original stderr."""
     bars = []
 
     def close_bars() -> None:
@@ -137,19 +137,20 @@ def _spread(counts: dict[str, int]) -> str:
 
 
 def check_splits(data_config, seed: int, progress: Callable[[str, int], Callable]) -> Check:
-    """Checks the data that `data_config` names; keeps what is written to stderr meanwhile back.
+    """Checks the data that `data_config` specifies; captures stderr meanwhile.
 
     Args:
         data_config: `hparams.DataConfig`.
-        seed: the run's, which decides what is held out of a folder without splits.
-        progress: (split, number of examples) -> a function to call with 1 after each of them.
+        seed: the run's seed, which determines what is held out of a folder without splits.
+        progress: (split, number of examples) -> a function that is called with the number of
+            examples that have been checked since its last call.
     """
     config = dataclasses.replace(data_config, on_error="stop")
     check, seen = Check(), {}
     if config.ds_name == "folder":
         check.findings += folder_findings(config.data_dir)
     sources = _open_all(config, seed, check)
-    for split in ("eval", "minival", "train"):  # The small ones first: they are kept in memory.
+    for split in ("eval", "minival", "train"):  # Small splits first: they are kept in memory.
         if split in sources:
             source = sources[split]
             check.examples[split] = source.num_examples
@@ -167,7 +168,7 @@ def check_splits(data_config, seed: int, progress: Callable[[str, int], Callable
 
 
 def _open_all(config, seed: int, check: Check) -> dict[str, Source]:
-    """The splits that can be opened; of two with the same examples only the first."""
+    """Opens the splits that can be opened; of two with the same examples, only the first."""
     sources = {}
     for split in SPLITS:
         try:
@@ -185,7 +186,7 @@ def _open_all(config, seed: int, check: Check) -> dict[str, Source]:
 
 
 def _same_examples(first: Source | None, second: Source) -> bool:
-    """Whether two splits have the same examples, as `minival` and `eval` often do."""
+    """Returns whether two splits have the same examples, as `minival` and `eval` often do."""
     if first is None or first.num_examples != second.num_examples:
         return False
     names = [
@@ -202,7 +203,7 @@ def _check_split(source: Source, split: str, max_pixels: int, seen: dict, check:
         return source.name_of(*record), image_bytes, tf.reshape(label, [-1]), size
 
     counts, good = collections.Counter(), 0
-    suspects = set()  # Positions that failed, or during which libjpeg complained.
+    suspects = set()  # Positions that failed, or during which libjpeg printed a warning.
     last, written = -1, 0
     results = good_numbers(source.records(None), example).prefetch(_AHEAD // 2)
     with StderrWatch() as watch:
@@ -236,7 +237,7 @@ def _notes(name: str, image_bytes: bytes) -> Iterator[str]:
 
 
 def _twins(image_bytes: bytes, split: str, name: str, labels, seen: dict) -> Iterator[Finding]:
-    """Findings about an earlier example of the same bytes."""
+    """Yields findings about an earlier example with the same bytes."""
     digest = hashlib.sha256(image_bytes).digest()[:_DIGEST]
     this = (split, name, labels.tobytes())
     twin = seen.setdefault(digest, this)
@@ -253,7 +254,7 @@ def _twins(image_bytes: bytes, split: str, name: str, labels, seen: dict) -> Ite
 def _faults(
     source: Source, split: str, numbers: list[int], max_pixels: int, watch: StderrWatch
 ) -> Iterator[Finding]:
-    """What is wrong with the examples at some positions, if anything."""
+    """Yields the problems of the examples at some positions, if there are any."""
     if not numbers:
         return
     chosen = tf.constant(numbers, tf.int64)
@@ -271,13 +272,13 @@ def _faults(
                 yield Finding(fault.kind, split, name, fault.reason)
             elif mended:
                 yield Finding("damaged", split, name, mended)
-    except READING_ERRORS as error:  # Of the records themselves.
+    except READING_ERRORS as error:  # From reading the records themselves.
         rest = f"{len(numbers) - reached} examples cannot be read: {clean_message(error)}"
         yield Finding("broken record", split, "records", rest)
 
 
 def _manifest_findings(config, split: str) -> Iterator[Finding]:
-    """Shards of prepared records that are not as their manifest says."""
+    """Yields findings about shards of prepared records that do not match their manifest."""
     if config.ds_name != "tfrecord" or config.data_dir is None:
         return
     from efficientnetv2.datasets.sources.manifest import FILE_NAME, read_manifest

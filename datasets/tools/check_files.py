@@ -1,7 +1,7 @@
-"""Checks of files: folder layout, image headers, and libjpeg's warnings about damage it conceals.
+"""File checks: folder layout, image headers, and libjpeg's warnings about damage that it hides.
 
-Headers are read in pure Python, for facts that decoding passes over. libjpeg reports damage only on
-stderr.
+Headers are parsed in pure Python, for properties that decoding ignores. libjpeg reports damage only
+on stderr.
 """
 
 import os
@@ -20,14 +20,14 @@ from efficientnetv2.datasets.tools.findings import Finding
 
 _EXIF = b"Exif\x00\x00"
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = (0, 1)  # 0: written by some programs, means nothing
+_UPRIGHT = (0, 1)  # 0: written by some programs, without meaning
 _JPEG = re.compile("JPEG|Inconsistent progression")
 
 
 def describe(image_bytes: bytes) -> Iterator[str]:
     """Yields which of "cmyk", "exif-rotated", "16-bit" and "animated" an image is.
 
-    Headers that are cut off or make no sense say nothing.
+    Truncated or invalid headers are ignored.
     """
     try:
         if image_bytes.startswith(b"\xff\xd8"):
@@ -51,7 +51,7 @@ def _describe_jpeg(image_bytes: bytes) -> Iterator[str]:
 
 
 def _jpeg_segments(image_bytes: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, where its data start, where they end) up to the first scan."""
+    """Yields (marker, start of its data, end of its data) up to the first scan."""
     place = 2
     while True:
         if image_bytes[place] != 0xFF:
@@ -68,7 +68,7 @@ def _jpeg_segments(image_bytes: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def orientation(tiff: bytes) -> int:
-    """The orientation that EXIF data state, 1 to 8; 0 if they state none."""
+    """Returns the orientation in EXIF data, 1 to 8; 0 if there is none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 0
@@ -82,7 +82,7 @@ def orientation(tiff: bytes) -> int:
 
 
 def _has_two_frames(image_bytes: bytes) -> bool:
-    """Whether a GIF has a second image descriptor."""
+    """Returns whether a GIF has a second image descriptor."""
 
     def after_colours(place: int, flags: int) -> int:
         return place + (3 << (flags % 8 + 1) if flags & 0x80 else 0)
@@ -106,10 +106,10 @@ def _has_two_frames(image_bytes: bytes) -> bool:
 
 
 class StderrWatch:
-    """While it is open, what is written to file descriptor 2 is kept, for `jpeg_message`.
+    """Context manager that captures the output to file descriptor 2, for `jpeg_message`.
 
-    At the end, all but libjpeg's lines are passed on. What shall be seen meanwhile has to be
-    written to a duplicate of the descriptor that was made before.
+    On exit, everything except libjpeg's lines is forwarded. Output that must be visible in the
+    meantime has to be written to a duplicate of the descriptor that was created beforehand.
     """
 
     def __enter__(self):
@@ -126,11 +126,11 @@ class StderrWatch:
         self._kept.close()
 
     def size(self) -> int:
-        """How many bytes have been written so far."""
+        """Returns the number of bytes written so far."""
         return os.fstat(self._kept.fileno()).st_size
 
     def jpeg_message(self, start: int) -> str:
-        """What libjpeg has written after the first `start` bytes, in one line."""
+        """Returns what libjpeg has written after the first `start` bytes, as one line."""
         return "; ".join(line for line in self._since(start).splitlines() if _JPEG.search(line))
 
     def _since(self, start: int) -> str:
@@ -138,16 +138,16 @@ class StderrWatch:
 
 
 def folder_findings(root: str | None) -> list[Finding]:
-    """All empty class folders, classes that `train/` lacks, and files that are no images.
+    """Lists all empty class folders, classes that `train/` lacks, and files that are not images.
 
-    `open_folder` stops at the first of them.
+    `open_folder` stops at the first error.
     """
     if root is None or not tf.io.gfile.isdir(root):
-        return []  # `open_folder` says so.
+        return []  # `open_folder` reports this.
     try:
         trees = _find_split_folders(root, _list_folders(root))
     except UserError:
-        return []  # As it does this.
+        return []  # It reports this, too.
     class_roots = {path: split for split, path in (trees or {"all images": root}).items()}
     findings = []
     for class_root, split in class_roots.items():
@@ -164,7 +164,7 @@ def folder_findings(root: str | None) -> list[Finding]:
 
 
 def any_image_source(root: str | None) -> Source | None:
-    """All images below a folder, as examples of no class in particular; None if there is none."""
+    """Returns all images below a folder, as examples of one class; None if there are none."""
     if root is None or not tf.io.gfile.isdir(root):
         return None
     paths = sorted(path for path in _visible_files(root) if _is_image(path))
@@ -176,7 +176,7 @@ def _is_image(path: str) -> bool:
 
 
 def _visible_files(folder: str) -> Iterator[str]:
-    """Paths of files; what has an image's ending counts as one, as in `open_folder`."""
+    """Yields file paths; a path with an image extension counts as a file, as in `open_folder`."""
     for name in tf.io.gfile.listdir(folder):
         path = tf.io.gfile.join(folder, name.rstrip("/"))
         if name.startswith("."):

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# kind -> what it means. Errors stop a run, or make its result wrong; notes do neither.
+# kind -> meaning. Errors stop a run or make its result wrong; notes do neither.
 ERRORS = {
     "unreadable": "the storage refuses to read it",
     "empty": "no bytes",
@@ -37,7 +37,7 @@ KINDS = {**ERRORS, **NOTES}
 
 
 class Finding(NamedTuple):
-    """Something about one example, file, folder or class: `name`. `kind` is one of `KINDS`."""
+    """An error or note about `name`, an example, file, folder or class; `kind` is in `KINDS`."""
 
     kind: str
     split: str
@@ -46,18 +46,18 @@ class Finding(NamedTuple):
 
     @property
     def is_error(self) -> bool:
-        """Whether it should be mended before a run."""
+        """Whether it should be fixed before a run."""
         return self.kind in ERRORS
 
 
 def count_kinds(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many there are of each kind, in the order of `KINDS`."""
+    """Returns the number of findings of each kind, in the order of `KINDS`."""
     counts = collections.Counter(finding.kind for finding in findings)
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
 def findings_table(findings: Iterable[Finding], examples: int = 3) -> str:
-    """Lines for reading: each kind, its number, and the first few of it."""
+    """Formats findings as text: each kind, its count, and its first few findings."""
     findings = list(findings)
     lines = []
     for kind, count in count_kinds(findings).items():

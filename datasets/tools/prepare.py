@@ -1,14 +1,14 @@
-"""Any source -> sharded TFRecords with a manifest; the work of `--mode=prepare`.
+"""Conversion of any source to sharded TFRecords with a manifest (`--mode=prepare`).
 
-The folder, when finished:
+A finished folder contains:
 
     manifest.json                        see datasets/sources/manifest.py
     train-00000-of-00008.tfrecord, ...   the shards of each split
     progress/                            the plan, and a note per finished shard
 
-A file appears under its name only when it is whole, a shard's note only after the shard. So the
-same call goes on after a kill at any moment: it keeps the shards that match their notes, writes the
-others, and ends with the same bytes. It mends a finished folder in the same way.
+Files are written atomically, and a shard's note only after the shard. The same call therefore
+resumes after being killed at any moment: it keeps the shards that match their notes, writes the
+others, and produces the same bytes. It repairs a finished folder in the same way.
 """
 
 import concurrent.futures
@@ -39,12 +39,12 @@ from efficientnetv2.datasets.tools.shards import (
 from efficientnetv2.hparams import Config
 from efficientnetv2.hparams.config import DataConfig
 
-_BAR_DELAY = 1.0  # seconds: what is checked faster needs no bar
+_BAR_DELAY = 1.0  # seconds: faster checks show no bar
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did: the manifest, the names left out of each split, shards kept and written.
+    """Result of `prepare`: the manifest, names left out of each split, shards kept and written.
 
     Splits with the same examples have the same names left out.
     """
@@ -62,15 +62,15 @@ def prepare_data(
     short_side: int | None = None,
     verbose: bool = False,
 ) -> Prepared:
-    """Writes a data set as sharded TFRecords, which training reads fast, or the missing ones.
+    """Writes a data set as sharded TFRecords, for fast training; only missing shards are written.
 
     Args:
         config: from `get_config`; its data set is read.
-        output_dir: gets manifest.json, the shards of each split, and progress/.
+        output_dir: folder for manifest.json, the shards of each split, and progress/.
         short_side: reduce images to this short side, in pixels; None: copy all byte for byte.
         verbose: show a progress bar.
 
-    Raises: UserError as `prepare`.
+    Raises: UserError as `prepare` does.
 
     Example:
         config = effnet.get_config(None, "folder", data_dir="photos")
@@ -84,19 +84,19 @@ def prepare_data(
 
 
 def prepare(data_config, folder: str, *, seed: int, short_side: int | None = None) -> Prepared:
-    """Writes all splits of a source to `folder`, or what is missing of them; the manifest last.
+    """Writes all splits of a source to `folder`, or the missing shards; the manifest comes last.
 
-    Images are copied byte for byte, apart from those that `short_side` reduces. An image that
-    cannot be decoded ends it, or with `data_config.on_error="skip"` is left out and logged, as long
-    as those of a split are at most the share `data_config.max_bad_share`.
+    Images are copied byte for byte, except those that `short_side` reduces. An image that cannot be
+    decoded is an error; with `data_config.on_error="skip"` it is left out and logged, up to a share
+    of `data_config.max_bad_share` of each split.
 
     Args:
-        data_config: `hparams.DataConfig`; `class_balance` is ignored, every example is once.
-        folder: made if it is missing.
-        seed: of the source's splits and of the order of the training examples.
+        data_config: `hparams.DataConfig`; `class_balance` is ignored, each example is written once.
+        folder: created if it is missing.
+        seed: determines the source's splits and the order of the training examples.
         short_side: pixels, see `shards.reduce_short_side`; None: copy all images.
 
-    Raises: UserError if the data cannot be used, `folder` has something else in it, an image is
+    Raises: UserError if the data cannot be used, `folder` has other content, an image is
         unreadable, or a file cannot be written; the message names it.
     """
     if data_config.ds_name == "folder" and data_config.data_dir:
@@ -119,7 +119,7 @@ def prepare(data_config, folder: str, *, seed: int, short_side: int | None = Non
 
 
 class _Job(NamedTuple):
-    """What the functions below need to write one split."""
+    """Context that the functions below need to write one split."""
 
     data_config: DataConfig
     folder: str
@@ -130,13 +130,13 @@ class _Job(NamedTuple):
 
 
 def _check_apart(data_dir: str, folder: str) -> None:
-    """Raises: UserError if what is written would become part of the source."""
+    """Raises UserError if the output would become part of the source."""
     if f"{os.path.abspath(folder)}/".startswith(f"{os.path.abspath(data_dir)}/"):
         raise UserError(f"--output_dir={folder} is in the data_dir; choose a folder outside of it")
 
 
 def _finished_shards(folder: str, plan: SplitPlan) -> dict[int, FinishedShard]:
-    """The shards of a split that are as their notes say, by their number."""
+    """Returns the shards of a split that match their notes, by their number."""
     bar = progress_bar(desc=f"{plan.split}: checking", unit="B", unit_scale=True, delay=_BAR_DELAY)
     with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         names = map(plan.shard_name, range(plan.num_shards))
@@ -159,7 +159,7 @@ def _write_missing(job: _Job, finished: dict[int, FinishedShard]) -> None:
     if left_out:
         _check_left_out(job, left_out, _left_out(finished)[0], "unreadable before")
     missing = [index for index in range(plan.num_shards) if index not in finished]
-    # What is missing in a row is read in one go: most sources read what they skip.
+    # Consecutive missing shards are read in one pass: most sources read what they skip.
     for _, group in itertools.groupby(enumerate(missing), lambda pair: pair[1] - pair[0]):
         run = [index for _, index in group]
         examples = converted(
@@ -181,10 +181,10 @@ def _write_missing(job: _Job, finished: dict[int, FinishedShard]) -> None:
 def _records(
     job: _Job, examples: Iterator[Converted | Unreadable], left_out: int
 ) -> Iterator[tuple[bytes, tuple[int, ...]] | str]:
-    """(record, labels) of each example, or the name of one that is left out.
+    """Yields (record, labels) of each example, or the name of one that is left out.
 
-    Raises: UserError if an image is unreadable and may not, or no longer, be left out; or if a
-        label is none of the classes.
+    Raises: UserError if an image is unreadable and must not be left out, or if too many are; or if
+        a label is not one of the classes.
     """
     names = job.plan.class_names
     for example in examples:
@@ -207,7 +207,7 @@ def _records(
 def _encoded(job: _Job, example: Converted, labels: tuple[int, ...]) -> bytes:
     root = (job.data_config.data_dir or "").rstrip("/")
     if root.endswith(".csv"):
-        root = os.path.dirname(root)  # The one CSV file itself is the data_dir.
+        root = os.path.dirname(root)  # The data_dir is the CSV file itself.
     filename = example.name.removeprefix(f"{root}/".encode())
     if job.split_plan.source.multi_label:
         return encode_imagenet21k(example.image, labels, filename)
@@ -216,7 +216,7 @@ def _encoded(job: _Job, example: Converted, labels: tuple[int, ...]) -> bytes:
 
 
 def _check_left_out(job: _Job, count: int, name: str, reason: str) -> None:
-    """Raises: UserError if images may not be left out, or this is one too many."""
+    """Raises UserError if images must not be left out, or if there are too many."""
     data, total = job.data_config, job.split_plan.source.num_examples
     if data.on_error != "skip":
         raise UserError(

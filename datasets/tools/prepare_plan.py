@@ -1,4 +1,4 @@
-"""What a preparation will write, fixed before it starts, so that it can be resumed."""
+"""The plan of a preparation, fixed before it starts, so that it can be resumed."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from efficientnetv2.datasets.tools.shards import JPEG_QUALITY, PROGRESS_FOLDER, 
 SHARD_RECORDS = 1024
 SHARD_BYTES = 128 * 2**20
 
-_SOURCE_KEYS = (  # of `data.*`: what decides which examples there are, and which are unreadable
+_SOURCE_KEYS = (  # of `data.*`: those that determine the examples, and which of them are unreadable
     "ds_name",
     "data_dir",
     "tfds_name",
@@ -31,15 +31,15 @@ _SOURCE_KEYS = (  # of `data.*`: what decides which examples there are, and whic
     "max_pixels",
     "memory_mb",  # Some sources shuffle in parts of this size.
 )
-_HASHED_BYTES = 256 * 2**20  # of the records of a split, to know it again
+_HASHED_BYTES = 256 * 2**20  # of the records of a split, to recognize it
 _BLOCK = 128  # records that are hashed at once
-_SAMPLE = 64  # examples that tell how large the records of a split are
+_SAMPLE = 64  # examples from which the size of a split's records is estimated
 _SHOWN = 60  # characters of a value in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitPlan:
-    """One split that is written: its source, the epoch whose order is taken, and its shards."""
+    """One split to be written: its source, the epoch whose order is used, and its shards."""
 
     split: str
     source: Source
@@ -51,15 +51,15 @@ class SplitPlan:
         return f"{self.split}-{index:05d}-of-{self.num_shards:05d}.tfrecord"
 
     def start(self, index: int) -> int:
-        """Position of a shard's first example, and the end of the one before it."""
+        """Returns the position of a shard's first example, which ends the previous shard."""
         return self.source.num_examples * index // self.num_shards
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A preparation: what the manifest will say of it, and the splits to write.
+    """A preparation: the contents of its manifest, and the splits to write.
 
-    `same` has the splits that are not written, since another split has the same examples.
+    `same` maps each split that is not written to the one that has the same examples.
     """
 
     settings: dict
@@ -70,16 +70,16 @@ class Plan:
 
 
 def make_plan(data_config, folder: str, seed: int, short_side: int | None) -> Plan:
-    """Opens the source's splits and plans their shards, or takes up the plan of `folder`.
+    """Opens the source's splits and plans their shards, or resumes the plan in `folder`.
 
     Training examples are in the shuffled order of epoch 0, so that each shard mixes the classes;
-    the others in the source's fixed order. A shard has at most `SHARD_RECORDS` examples, fewer
-    where those would be more than `SHARD_BYTES` by a sample of the split; a split's shards have
-    equally many, give or take one.
+    the others are in the source's fixed order. A shard has at most `SHARD_RECORDS` examples, or
+    fewer if these would exceed `SHARD_BYTES`, estimated from a sample of the split; the shards of a
+    split differ by at most one example.
 
-    Raises: UserError if the data cannot be used, or `folder` has something else in it.
+    Raises: UserError if the data cannot be used, or `folder` has other content.
     """
-    # Balanced sampling repeats and drops examples; it is for those who read the records.
+    # Balanced sampling repeats and drops examples; it is up to the reader of the records.
     data_config = dataclasses.replace(data_config, class_balance=None)
     sources = {s: open_source(data_config, s, seed) for s in _splits_of(data_config)}
     train = sources["train"]
@@ -122,7 +122,7 @@ def make_plan(data_config, folder: str, seed: int, short_side: int | None) -> Pl
 
 
 def _splits_of(data_config) -> tuple[str, ...]:
-    """The splits that a source has: all, but of TFRecord files those that are set."""
+    """Returns the splits of a source: all, or for TFRecord files only those that are set."""
     splits = ("train", "eval", "minival")
     given = tuple(s for s in splits if getattr(data_config.splits, s).files)
     return given if data_config.ds_name == "tfrecord" and "train" in given else splits
@@ -136,11 +136,11 @@ def _settings(data_config, seed: int, short_side: int | None) -> dict:
 
 
 def _records_sha256(split: str, source: Source, num_bytes: int | None) -> str:
-    """A checksum of the records of a split in their fixed order, up to about `num_bytes` of them.
+    """Returns a checksum of about the first `num_bytes` of a split's records, in the fixed order.
 
-    It tells whether the source changed since the preparation began, and whether two splits have the
-    same examples. The records of most sources are paths or numbers, of which millions are few
-    bytes; others hold the images.
+    It shows whether the source has changed since the preparation began, and whether two splits have
+    the same examples. The records of most sources are paths or numbers, small even by the million;
+    others contain the images.
     """
 
     def as_bytes(*record):
@@ -172,7 +172,7 @@ def _num_shards(source: Source, epoch, short_side: int | None, max_pixels: int) 
 
 
 def _stored_plan(folder: str, path: str) -> dict | None:
-    """The plan that a preparation in this folder began with; None if there is none.
+    """Returns the plan with which a preparation in this folder began; None if there is none.
 
     Raises: UserError if it cannot be read, or if the folder has other files.
     """
@@ -193,7 +193,7 @@ def _stored_plan(folder: str, path: str) -> dict | None:
 
 
 def _check_same(folder: str, stored: dict, now: dict) -> None:
-    """Raises: UserError naming the first difference."""
+    """Raises UserError naming the first difference."""
     before, after = dict(_flat(stored)), dict(_flat(json.loads(json.dumps(now))))
     for key in itertools.chain(after, before):
         was, is_now = before.get(key), after.get(key)
@@ -215,7 +215,7 @@ def _flat(values: dict, prefix: str = ""):
 
 
 def _differing_parts(*values) -> list[str]:
-    """Values as they are shown, long ones from shortly before where they differ."""
+    """Formats values for a message; long ones start shortly before the first difference."""
     texts = [json.dumps(value, ensure_ascii=False) for value in values]
     if max(map(len, texts)) <= _SHOWN:
         return texts

@@ -1,7 +1,7 @@
-"""Preview (`--mode=preview`): contact sheets of what the pipeline does to a few images.
+"""Preview (`--mode=preview`): contact sheets of a few images as processed by the pipeline.
 
-The pictures come out of `build_dataset`, from a source that has nothing but the chosen examples:
-so they are what training and evaluation get, and the same command gives the same pictures.
+The pictures come from `build_dataset`, with a source of only the chosen examples. They are
+therefore what training and evaluation get, and the same command produces the same pictures.
 """
 
 import dataclasses
@@ -36,18 +36,18 @@ _LARGE, _SMALL = 288, 112  # pixels: the size of a sheet's pictures
 MAGNITUDES = (0, 5, 10, 15, 20, 25, 30)
 _GALLERY_DRAWS = 6
 _SHOWN_LABELS = 3
-_LEAST_WEIGHT = 0.005  # of a label that is shown, with two digits
+_LEAST_WEIGHT = 0.005  # minimum of a label that is shown, with two digits
 
 
 def preview(config: Config, output_dir: str | os.PathLike, *, verbose: bool = False) -> dict:
-    """Draws PNG sheets of the first training images: as each stage augments them, each operation.
+    """Draws PNG sheets of the first training images: the batches of each stage, each operation.
 
     Args:
         config: from `get_config`.
-        output_dir: gets stages.png, evaluation.png, ops_*.png and keras_cv.png.
-        verbose: print each file, and a progress bar.
+        output_dir: folder for stages.png, evaluation.png, ops_*.png and keras_cv.png.
+        verbose: print the name of each file, and show a progress bar.
 
-    Returns: {"files": paths, "images": their number, "stages": their number}.
+    Returns: {"files": paths, "images": number of images, "stages": number of stages}.
 
     Raises: UserError if the data cannot be read, or a file cannot be written.
 
@@ -63,7 +63,7 @@ def preview(config: Config, output_dir: str | os.PathLike, *, verbose: bool = Fa
     if config.data.extra_augment:
         parse_extra_augment(config.data.extra_augment)  # Raises before anything is drawn.
     make_folder(output_dir)
-    config = with_values(config, runtime__data_service=None)  # A few images need none.
+    config = with_values(config, runtime__data_service=None)  # Not needed for a few images.
     few = chosen(config, source, _IMAGES)
     size = config.train_size
 
@@ -92,8 +92,8 @@ def preview(config: Config, output_dir: str | os.PathLike, *, verbose: bool = Fa
 def chosen(config: Config, source: Source, count: int) -> Source:
     """Returns a source of the first `count` examples of the source's first epoch, in their order.
 
-    With `data.on_error=skip` the first good ones; bad ones are logged. For looking at few images:
-    the records before the last one are read anew in each epoch.
+    With `data.on_error=skip` these are the first good ones; bad ones are logged. Only for a few
+    images: the records before the last one are read again in each epoch.
 
     Raises: UserError if all are bad.
     """
@@ -125,15 +125,16 @@ def _good_positions(source: Source, epoch: tf.Tensor, max_pixels: int) -> Iterat
 
 
 def stage_sheet(config: Config, stages: tuple[Stage, ...], source: Source) -> Sheet:
-    """The images as evaluated, and what each stage feeds the network: one batch of all of them.
+    """Returns a sheet of the images as evaluated, and as each stage feeds them to the network.
 
-    Mixup and CutMix blend within this batch. Source: paper, Figure 5, for the user's own data.
+    A stage's images are one batch, in which Mixup and CutMix blend them. Source: paper, Figure 5,
+    for the user's data.
     """
     size, count = config.eval.isize, source.num_examples
     heads = [f"original,\nas evaluated\n{size} px"]
     columns = [[_labelled(image, label, source) for image, label in _evaluated(config, source)]]
     for stage in stages:
-        # One step of a batch of all images; another one for each stage, so that crops differ.
+        # One step with a batch of all images; a different step per stage, so that crops differ.
         only = dataclasses.replace(
             stage, batch_size=count, first_step=stage.index, end_step=stage.index + 1
         )
@@ -167,10 +168,11 @@ def _augmentation(config: Config) -> str:
 
 
 def op_sheet(config: Config, size: int, op_set: str, source: Source) -> Sheet:
-    """Each RandAugment operation of a set at each of MAGNITUDES, on the first image.
+    """Returns a sheet of a set's RandAugment operations at MAGNITUDES, on the first image.
 
     Args:
-        size: of the image in pixels; in the official set it decides how far 100 pixels are.
+        size: size of the image in pixels; in the official set, it determines what share of the
+            image 100 pixels are.
     """
     image = next(_evaluated(config, source, size))[0]
     data = config.data
@@ -186,11 +188,11 @@ def op_sheet(config: Config, size: int, op_set: str, source: Source) -> Sheet:
 
 
 def gallery_sheet(config: Config, size: int, source: Source, progress=iter) -> Sheet:
-    """Some draws of each layer that `data.extra_augment` knows, and of its own text, on one image.
+    """Returns a sheet of draws of `data.extra_augment` and of each supported layer, on one image.
 
     Args:
-        size: of the image in pixels.
-        progress: wraps the names while they are gone through, as tqdm does.
+        size: size of the image in pixels.
+        progress: wraps the iteration over the names, as tqdm does.
     """
     image = next(_evaluated(config, source, size))[0]
     batch = tf.data.Dataset.from_tensors(np.stack([image] * _GALLERY_DRAWS))
@@ -207,7 +209,7 @@ def gallery_sheet(config: Config, size: int, source: Source, progress=iter) -> S
 
 
 def evaluation_sheet(config: Config, source: Source) -> Sheet:
-    """The whole images, and what evaluation sees of them."""
+    """Returns a sheet of the whole images next to what evaluation sees of them."""
     rows = []
     records = source.records(None).as_numpy_iterator()
     for record, (image, label) in zip(records, _evaluated(config, source)):
@@ -239,7 +241,7 @@ def _of_height(image: np.ndarray, height: int) -> np.ndarray:
 
 
 def _evaluated(config: Config, source: Source, size: int | None = None) -> Iterator:
-    """Gives (uint8 [S, S, 3], float32 [K]) of each image, through the evaluation path."""
+    """Yields (uint8 [S, S, 3], float32 [K]) of each image, from the evaluation path."""
     sized = dataclasses.replace(config.eval, isize=size or config.eval.isize)
     config = dataclasses.replace(config, eval=sized)
     for image, label in build_dataset(config, "train", source=source).as_numpy_iterator():
@@ -252,7 +254,7 @@ def _labelled(image: np.ndarray, label: np.ndarray, source: Source) -> Cell:
 
 
 def label_text(label: np.ndarray, class_names: Iterable[str]) -> str:
-    """Names the classes of a label, float32 [K], the heaviest first, one a line."""
+    """Returns the class names of a label, float32 [K], one per line, the largest weight first."""
     order = [index for index in np.argsort(-label, kind="stable") if label[index] >= _LEAST_WEIGHT]
     names = list(class_names)
     parts = [names[index] for index in order[:_SHOWN_LABELS]]

@@ -44,16 +44,16 @@ def converted(
     short_side: int | None,
     max_pixels: int,
 ) -> Iterator[Converted | Unreadable]:
-    """Yields the examples of an epoch from position `start` to before `end`, in order.
+    """Yields the examples of an epoch from position `start` up to but excluding `end`, in order.
 
-    Every image is decoded, on all cores, since that is how an unreadable one is found.
+    Every image is decoded, on all cores, to detect unreadable ones.
 
     Args:
         epoch: as in `Source.records`.
         short_side: see `reduce_short_side`; None: images are copied.
         max_pixels: larger images count as unreadable.
 
-    Raises: UserError if the source has fewer examples, or breaks off.
+    Raises: UserError if the source has fewer examples, or cannot be read any further.
     """
 
     def convert(*record):
@@ -68,7 +68,7 @@ def converted(
     dataset = records.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
     examples = dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     for position in range(start, end):
-        # An error takes the place of its example; the iterator goes on behind it.
+        # An error replaces its example; the iterator continues after it.
         try:
             yield Converted(*next(examples))
         except StopIteration as stop:
@@ -83,12 +83,12 @@ def converted(
 def reduce_short_side(
     image_bytes: tf.Tensor, image: tf.Tensor, short_side: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reduces an image whose shorter side is longer than `short_side`; others stay as they are.
+    """Downscales an image whose shorter side is longer than `short_side`; others are unchanged.
 
-    By area averaging: each new pixel is the mean of what it covers, so nothing aliases. It is 2.6
-    times as fast as Lanczos, since it reads uint8, and as near to the original at 128 and 224
-    pixels. The new file is a JPEG of quality 95, of the pixels that `decode_image` gives: no alpha,
-    8 bits, the first frame, three channels, as stored where EXIF asks for a turn.
+    Uses area averaging: each new pixel is the mean of the area it covers, without aliasing. It is
+    2.6 times as fast as Lanczos, since it reads uint8, and as close to the original at 128 and 224
+    pixels. The new file is a JPEG of quality 95 with the pixels that `decode_image` returns: no
+    alpha, 8 bits, the first frame, three channels, not rotated by the EXIF orientation.
 
     Shapes: scalar string, uint8 [H, W, 3] -> scalar string, int32 [2] (height, width).
     """
@@ -106,7 +106,7 @@ def reduce_short_side(
 
 
 def _unreadable(source: Source, epoch, position: int, max_pixels: int) -> Unreadable:
-    """Reads one example again, by itself, to learn its name and what is wrong with it."""
+    """Reads one example again, on its own, to determine its name and fault."""
     try:
         record = next(iter(source.records(epoch, position).take(1)))
     except (StopIteration, *READING_ERRORS) as error:
@@ -117,16 +117,16 @@ def _unreadable(source: Source, epoch, position: int, max_pixels: int) -> Unread
     fault = find_fault(source, record, max_pixels)
     if fault is None:
         raise UserError(f"{name} was unreadable once, and then was not; run the same command again")
-    if fault.kind == "broken record":  # Not the data: the settings do not fit them.
+    if fault.kind == "broken record":  # The settings do not match the data.
         raise UserError(f"{name} {fault.reason}")
     return Unreadable(name, fault)
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedShard:
-    """A written shard, how many of its examples have each label, and the names of those left out.
+    """A written shard, the number of its examples per label, and the names of those left out.
 
-    `label_counts` has no entry for a label that no example has.
+    `label_counts` has no entry for a label without examples.
     """
 
     shard: Shard
@@ -137,10 +137,10 @@ class FinishedShard:
 def write_shard(
     folder: str, name: str, examples: Iterable[tuple[bytes, tuple[int, ...]] | str]
 ) -> FinishedShard:
-    """Writes one TFRecord file and, when it is whole, its note in `PROGRESS_FOLDER`.
+    """Writes one TFRecord file and, when it is complete, its note in `PROGRESS_FOLDER`.
 
     Args:
-        folder: where to; it has a folder `PROGRESS_FOLDER`.
+        folder: the output folder; it contains a folder `PROGRESS_FOLDER`.
         name: the file's name.
         examples: (record, labels) of each, or the name of one that is left out.
 
@@ -174,9 +174,9 @@ def write_shard(
 def read_finished(
     folder: str, name: str, progress: Callable[[int], object] | None = None
 ) -> FinishedShard | None:
-    """The shard as its note describes it, if the file still is that; None if it is to be written.
+    """Returns the shard in its note if the file still matches it; None if it must be written.
 
-    `progress` is called with the numbers of bytes that are read.
+    `progress` is called with the number of bytes of each read.
     """
     try:
         with tf.io.gfile.GFile(_note_path(folder, name)) as file:
@@ -185,7 +185,7 @@ def read_finished(
         labels = {int(label): count for label, count in values["label_counts"].items()}
         finished = FinishedShard(shard, labels, tuple(values["left_out"]))
     except (tf.errors.NotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # No note, or one that a failing disk damaged: both are mended by writing.
+        return None  # No note, or one damaged by a failing disk: writing the shard fixes both.
     if shard.file != name or shard_fault(folder, shard, progress):
         return None
     return finished

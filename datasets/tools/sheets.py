@@ -1,4 +1,4 @@
-"""Contact sheets: rows and columns of pictures with heads, labels and captions, as a PNG."""
+"""Contact sheets: rows and columns of pictures with headings, labels and captions, as a PNG."""
 
 import io
 import itertools
@@ -16,12 +16,12 @@ _MARGIN, _GAP, _LINE = 16, 10, 16  # pixels
 _FONT_SIZE, _TITLE_SIZE = 13, 18  # pixels
 _INK, _PAPER, _FAINT = "#202020", "white", "#6b6b6b"
 _EDGE = "#d8d8d8"
-_NARROWEST = 120  # pixels of a column, so that a head fits, and most of a caption
+_NARROWEST = 120  # minimum column width in pixels, for a heading and most of a caption
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture, uint8 [H, W, 3], and what is written below it, in any number of lines."""
+    """One picture, uint8 [H, W, 3], and the caption below it, in any number of lines."""
 
     image: np.ndarray
     caption: str = ""
@@ -33,10 +33,10 @@ class Sheet:
 
     Attributes:
         title: the first line of the page.
-        note: what is written below the title; may have several lines.
-        heads: one for each column; may have several lines.
+        note: text below the title; may have several lines.
+        heads: one heading for each column; may have several lines.
         rows: one cell for each column.
-        labels: one for each row, to its left; none if empty.
+        labels: one for each row, to its left; empty for no labels.
     """
 
     title: str
@@ -47,11 +47,11 @@ class Sheet:
 
 
 def save_sheet(sheet: Sheet, path: str, *, cell_size: int) -> None:
-    """Writes a sheet as PNG; the file is there whole or not at all.
+    """Writes a sheet as PNG, atomically.
 
-    Pictures keep their sizes relative to each other. All are enlarged or reduced alike, so that the
-    longest side of the largest is `cell_size` pixels, or, enlarged a whole number of times, just
-    below.
+    Pictures keep their relative sizes. All are scaled by the same factor: they are reduced so that
+    the longest side of the largest is `cell_size` pixels, or enlarged by the largest integer factor
+    for which it is not longer.
 
     Raises: UserError if it cannot be written.
     """
@@ -96,26 +96,26 @@ def draw_sheet(sheet: Sheet, cell_size: int) -> Image.Image:
         for x, width, cell, picture in zip(columns, widths, cells, row):
             page.paste(picture, (x, y))
             edge = (x - 1, y - 1, x + picture.width, y + picture.height)
-            pen.rectangle(edge, outline=_EDGE)  # A white picture ends somewhere, too.
+            pen.rectangle(edge, outline=_EDGE)  # Shows where a white picture ends.
             lines = [_shortened(line, font, width) for line in cell.caption.splitlines()]
             _write(pen, (x, y + picture.height + 2), "\n".join(lines), _FAINT, font)
     return page
 
 
 def _starts(first: int, extents: list[int]) -> list[int]:
-    """Where things of these extents begin, with a gap between them."""
+    """Returns the start positions of items with these extents and a gap between them."""
     return list(itertools.accumulate((e + _GAP for e in extents[:-1]), initial=first))
 
 
 def _resized(image: np.ndarray, scale: float) -> Image.Image:
     picture = Image.fromarray(image)
     size = [max(1, round(side * scale)) for side in picture.size]
-    enlarged = scale >= 1  # By a whole number: pixels stay squares.
+    enlarged = scale >= 1  # By an integer factor: pixels stay square.
     return picture.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: it has Greek, Cyrillic and more."""
+    """Returns the font that comes with matplotlib, which has Greek, Cyrillic and more."""
     weight = "bold" if bold else "normal"
     wanted = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
     return ImageFont.truetype(font_manager.findfont(wanted), size)
@@ -132,7 +132,7 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: 
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, cut off with "…" where it is wider than `width` pixels."""
+    """Returns the text, truncated with "…" if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:
