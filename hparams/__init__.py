@@ -50,7 +50,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class ConfigInputs:
-    """What `get_config` built a config from. `overrides`: {dotted key: value}, as typed."""
+    """Inputs that `get_config` built a config from. `overrides`: {dotted key: typed value}."""
 
     model_name: str
     dataset_cfg: str
@@ -66,19 +66,19 @@ def get_config(
     data_dir: str | os.PathLike | None = None,
     weights_settings: Mapping | None = None,
 ) -> Config:
-    """Builds the config of a run; later wins: base, model, data set, weights, overrides, data_dir.
+    """Builds the config of a run from layers: base, model, data set, weights, overrides, data_dir.
 
-    With `train.ft_init_ckpt` the defaults of fine-tuning come between model and data set, unless
-    the data set has a recipe of its own.
+    Later layers win. With `train.ft_init_ckpt`, the fine-tuning defaults come between model and
+    data set, unless the data set has its own recipe.
 
     Args:
-        model_name: one of `list_models()`, "keras/NAME" or a JSON file; if None, the overrides may
-            name the model, else it is efficientnetv2-b0.
+        model_name: one of `list_models()`, "keras/NAME" or a JSON file; if None, the model named by
+            the overrides, or else efficientnetv2-b0.
         dataset_cfg: "shapes", "folder", "csv", "tfrecord", "tfds:NAME", "imagenet", ...
         overrides: "a.b=c,…", where an item may also be the path of a YAML file, such as the saved
             config of a run; or a mapping {"a.b": c} or {"a": {"b": c}}.
         data_dir: directory of the images, or of TensorFlow Datasets.
-        weights_settings: {key: value} that weights imply, see `efficientnetv2.weights`.
+        weights_settings: {key: value} implied by weights, see `efficientnetv2.weights`.
 
     Example:
         config = get_config("efficientnetv2-s", "folder", "train.epochs=20", data_dir="photos")
@@ -117,21 +117,21 @@ def _with_inputs(config: Config, model_name: str, dataset_cfg: str, assignments,
 
 
 def inputs_of(config: Config) -> ConfigInputs | None:
-    """What a config was built from; None of one that was not built by `get_config`."""
+    """Returns what a config was built from, or None if it was not built by `get_config`."""
     return config.__dict__.get("_inputs")
 
 
 def with_weights(
     config: Config, weights: str | None = None, settings: Mapping | None = None
 ) -> Config:
-    """Returns the config of a run that starts from weights, built again from its inputs.
+    """Returns the config of a run that starts from weights, rebuilt from its inputs.
 
     Args:
-        weights: of `train.ft_init_ckpt`, with which the defaults of fine-tuning apply.
-        settings: {key: value} that the weights imply; overrides win against them.
+        weights: value of `train.ft_init_ckpt`, which enables the fine-tuning defaults.
+        settings: {key: value} implied by the weights; overrides take precedence.
 
-    A config that was loaded from a file states each setting, so that nothing but
-    `train.ft_init_ckpt` changes. Raises: UserError as `get_config`.
+    A config that was loaded from a file specifies every setting, so that only `train.ft_init_ckpt`
+    changes. Raises: UserError as `get_config` does.
     """
     inputs = inputs_of(config)
     given = {"train.ft_init_ckpt": weights} if weights is not None else {}
@@ -161,7 +161,7 @@ def differing_keys(config: Config, other: Config) -> list[str]:
 
 
 def with_values(config: Config, **values) -> Config:
-    """Returns a copy with values set by key, "__" for the dots: `train__epochs=3`.
+    """Returns a copy with values set by key, with "__" for dots: `train__epochs=3`.
 
     Raises: UserError as `get_config` does.
     """
@@ -178,13 +178,13 @@ def _with_assignments(config: Config, assignments: list) -> Config:
 
 
 def save_config(config: Config, path: str) -> None:
-    """Writes all settings as YAML, whole or not at all; `load_config` gives an equal config."""
+    """Writes all settings to a YAML file atomically; `load_config` returns an equal config."""
     atomic_write(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def load_config(path: str) -> Config:
     """Reads a config that `save_config` wrote.
 
-    Raises: UserError if the file is missing, or holds unknown keys or bad values.
+    Raises: UserError if the file is missing or contains unknown keys or invalid values.
     """
     return check_config(override(Config(), read_yaml(path)))

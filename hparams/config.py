@@ -1,7 +1,7 @@
-"""The configuration of a run: one frozen, typed, validated tree of settings.
+"""Configuration of a run: one frozen, typed, validated tree of settings.
 
-The keys keep the names of the official code where it has one (`train.lr_base`, `data.ram`,
-`model.survival_prob`, ...); a key that is ours says so in its comment.
+Keys have the names of the official code where it has such a setting (`train.lr_base`, `data.ram`,
+`model.survival_prob`, ...); keys that we added are marked "Ours".
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ LR_SCHEDULES = ("exponential", "cosine", "linear", "constant")
 LOSS_TYPES = ("softmax", "sigmoid", "custom", "focal", "sigmoid_focal")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ACTIVATIONS = ("silu", "swish", "relu", "elu", "selu", "mish")
-FEW_IMAGES = 20_000  # Up to so many BatchNorm is frozen in fine-tuning.
+FEW_IMAGES = 20_000  # Up to this many, fine-tuning freezes BatchNorm.
 BEST_METRICS = ("loss", "top1", "top5", "hit_at_1", "hit_at_5", "global_ap")
 NORMALIZATIONS = ("centered", "inception", "imagenet")
 
@@ -47,12 +47,12 @@ def setting(default, *, least=None, above=None, most=None, below=None, choices=N
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """One split; every value may be left to the data source."""
+    """One split; values that are None are those of the data source."""
 
     num_images: int | None = setting(None, least=1)
     tfds_split: str | None = None
-    files: str | None = None  # Of TFRecords or CSV: a glob in `data_dir`.
-    slice: str | None = None  # Of the sorted files, as in Python: "20:".
+    files: str | None = None  # TFRecord or CSV files: a glob in `data_dir`.
+    slice: str | None = None  # Of the sorted files, in Python syntax: "20:".
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SplitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from and what is done to them."""
+    """Data source, preprocessing and augmentation."""
 
     ds_name: str = setting("shapes", choices=DATA_SOURCES)
     data_dir: str | None = None
@@ -76,21 +76,21 @@ class DataConfig:
     label_file: str | None = None  # Ours: class names, one per line, in the order of the labels.
     num_classes: int | None = setting(None, least=2)  # None: as many as the source has.
     splits: SplitsConfig = SplitsConfig()
-    eval_fraction: float = setting(0.2, above=0, below=1)  # Ours: held out where no split is given.
+    eval_fraction: float = setting(0.2, above=0, below=1)  # Ours: held out if no split is given.
     class_balance: str | None = setting(None, choices=("sample", "loss"))  # Ours.
-    on_error: str = setting("stop", choices=("stop", "skip"))  # Ours: of an unreadable image.
+    on_error: str = setting("stop", choices=("stop", "skip"))  # Ours: on an unreadable image.
     max_bad_share: float = setting(0.01, least=0, below=1)  # Ours: on_error=skip fails above it.
     max_pixels: int = setting(100_000_000, least=1)  # Ours: larger images count as unreadable.
-    memory_mb: int = setting(1024, least=1)  # Ours: MiB that shuffling may hold.
-    fast_decode: bool = False  # Ours: of large JPEGs, 2 to 7 levels off.
+    memory_mb: int = setting(1024, least=1)  # Ours: MiB that shuffling may use.
+    fast_decode: bool = False  # Ours: scaled decoding of large JPEGs; pixel error 2 to 7 levels.
     ibase: int | None = setting(128, least=1)  # Pixels in the first stage; None: half the last.
     augname: str | None = setting("randaug", choices=(*POLICIES, *FINE_TUNING_POLICIES))
-    op_set: str = setting("official", choices=OP_SETS)  # Ours: bug for bug, or mended.
+    op_set: str = setting("official", choices=OP_SETS)  # Ours: bug for bug, or fixed.
     ra_num_layers: int = setting(2, least=1)
     ram: float = setting(15.0, least=0, most=30)  # RandAugment magnitude in the last stage.
     ram_base: float = setting(5.0, least=0, most=30)  # Ours: in the first stage.
-    translate_const: float | None = setting(None, least=0)  # Ours, as the next: pixels at
-    cutout_const: float | None = setting(None, least=0)  # magnitude 10. None: the policy's own.
+    translate_const: float | None = setting(None, least=0)  # Ours, like the next: pixels at
+    cutout_const: float | None = setting(None, least=0)  # magnitude 10. None: the policy's default.
     mixup_alpha: float = setting(0.0, least=0)  # In the last stage.
     mixup_base: float = setting(0.0, least=0)  # Ours: in the first stage.
     cutmix_alpha: float = setting(0.0, least=0)  # In the last stage.
@@ -103,7 +103,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Length, stages and optimisation."""
+    """Length, stages and optimization of training."""
 
     batch_size: int = setting(4096, least=1)  # Global, over all replicas.
     stage_batch: str = setting(
@@ -113,13 +113,13 @@ class TrainConfig:
     min_steps: int = setting(0, least=0)
     stages: int = setting(4, least=1)
     schedule: str = setting("paper", choices=SCHEDULES)  # Ours.
-    adaptive_regularization: bool | None = None  # Ours: strengths rise; None: as `schedule`.
-    isize: int | float = setting(300, above=0)  # Pixels; up to 16 a ratio to `eval.isize`.
+    adaptive_regularization: bool | None = None  # Ours: rising strength; None: per `schedule`.
+    isize: int | float = setting(300, above=0)  # Pixels; up to 16: ratio to `eval.isize`.
     label_smoothing: float = setting(0.1, least=0, below=1)
     loss_type: str = setting("softmax", choices=LOSS_TYPES)
     focal_gamma: float = setting(2.0, least=0)  # Ours.
     optimizer: str = "rmsprop"  # See `efficientnetv2.training.optimizer`.
-    momentum: float = setting(0.9, least=0, below=1)  # Of rmsprop, momentum and nesterov.
+    momentum: float = setting(0.9, least=0, below=1)  # For rmsprop, momentum and nesterov.
     lr_base: float = setting(0.016, above=0)  # For a batch of 256.
     lr_sched: str = setting("exponential", choices=LR_SCHEDULES)
     lr_decay_epoch: float = setting(2.4, above=0)
@@ -128,34 +128,34 @@ class TrainConfig:
     lr_min: float = setting(0.0, least=0)
     layer_lr_decay: float = setting(1.0, above=0, most=1)  # Ours: per block, from the head down.
     weight_decay: float = setting(1e-5, least=0)
-    weight_decay_inc: float = setting(0.0, least=0)  # By this share of itself over the run.
-    weight_decay_exclude: str = "bias|gamma|beta"  # A pattern found in paths of weights.
-    decoupled_weight_decay: bool = False  # Ours: as AdamW; false: L2 in the loss, as officially.
-    gclip: float = setting(0.0, least=0)  # Norm of each gradient, then of all; 0: no clipping.
-    accumulate_steps: int = setting(1, least=1)  # Ours: parts of a batch, one after the other.
+    weight_decay_inc: float = setting(0.0, least=0)  # Relative increase over the run.
+    weight_decay_exclude: str = "bias|gamma|beta"  # Regular expression searched in weight paths.
+    decoupled_weight_decay: bool = False  # Ours: as in AdamW; false: L2 loss, as official.
+    gclip: float = setting(0.0, least=0)  # Norm of each gradient, then global norm; 0: off.
+    accumulate_steps: int = setting(1, least=1)  # Ours: micro-batches per step.
     varsexp: str | None = None  # Train only weights whose path matches.
     freeze: str | None = None  # Ours: train no weights whose path matches.
-    freeze_bn: bool | None = None  # Ours: BatchNorm keeps its statistics; None: if few images.
-    head_warmup_epoch: float = setting(0.0, least=0)  # Ours: at first the classifier alone.
-    ft_init_ckpt: str | None = None  # Weights to start from: any file that loads, or a name.
-    ft_init_ema: bool = True  # Their average, if there is one.
-    ema_decay: float = setting(0.9999, least=0, below=1)  # 0 turns the average off.
+    freeze_bn: bool | None = None  # Ours: freeze BatchNorm statistics; None: if few images.
+    head_warmup_epoch: float = setting(0.0, least=0)  # Ours: train only the classifier first.
+    ft_init_ckpt: str | None = None  # Initial weights: any loadable file, or a name.
+    ft_init_ema: bool = True  # Use their average, if there is one.
+    ema_decay: float = setting(0.9999, least=0, below=1)  # 0 disables averaging.
     precision: str = setting("float32", choices=PRECISIONS)  # Ours: of activations.
-    jit_compile: bool | None = None  # Ours: XLA; None: what was measured to be faster.
-    on_nan: str = setting("stop", choices=("stop", "rollback"))  # Ours: a loss that is no number.
-    seed: int = setting(0, least=0, below=2**30)  # Ours: every random draw follows from it.
+    jit_compile: bool | None = None  # Ours: XLA; None: whichever was measured to be faster.
+    on_nan: str = setting("stop", choices=("stop", "rollback"))  # Ours: on a non-finite loss.
+    seed: int = setting(0, least=0, below=2**30)  # Ours: determines every random draw.
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network. `None` for a coefficient means the value of the named model."""
+    """Network. A coefficient of None means the value of the named model."""
 
     model_name: str = "efficientnetv2-b0"
     width_coefficient: float | None = setting(None, above=0)
     depth_coefficient: float | None = setting(None, above=0)
     stem_stride: int = setting(2, choices=(1, 2))  # Ours: 1 for images of 64 pixels or less.
     act_fn: str = setting("silu", choices=ACTIVATIONS)
-    output_stride: int | None = setting(None, choices=(8, 16, 32))  # Ours, as the next two.
+    output_stride: int | None = setting(None, choices=(8, 16, 32))  # Ours, like the next two.
     normalization: str | None = setting(None, choices=NORMALIZATIONS)
     padding: str | None = setting(None, choices=("same", "symmetric"))
     bn_type: str | None = setting(None, choices=("gn",))  # None: batch, "gn": group norm.
@@ -169,19 +169,19 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation; the batch size changes the speed, never the result."""
+    """Evaluation; the batch size affects the speed, never the result."""
 
     batch_size: int = setting(64, least=1)
     isize: int = setting(384, least=1)  # Pixels.
     every_epochs: int = setting(1, least=1)  # Ours: how often `traineval` evaluates.
     at_end: bool = True  # Ours: whether `traineval` ends with the split `eval`.
-    best_metric: str | None = setting(None, choices=BEST_METRICS)  # Ours: keep the best by it.
-    patience: int | None = setting(None, least=1)  # Ours: evaluations without a better one.
+    best_metric: str | None = setting(None, choices=BEST_METRICS)  # Ours: selects the best.
+    patience: int | None = setting(None, least=1)  # Ours: evaluations without improvement.
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    """What changes how a run is observed, never what it computes."""
+    """Settings that affect how a run is observed, never what it computes."""
 
     log_step_count_steps: int = setting(64, least=1)
     checkpoint_steps: int = setting(1000, least=1)  # Ours.
@@ -191,7 +191,7 @@ class RuntimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run. Build one with `hparams.get_config`."""
+    """Configuration of a whole run. Build one with `hparams.get_config`."""
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -220,7 +220,7 @@ class Config:
 
     @property
     def adapts_regularization(self) -> bool:
-        """Whether strengths rise over the stages; by default as the schedule's source has it."""
+        """Whether regularization rises over the stages; by default as in the schedule's source."""
         if self.train.adaptive_regularization is not None:
             return self.train.adaptive_regularization
         return self.train.schedule in ("paper", "official")
@@ -232,7 +232,7 @@ def value_types(hint) -> tuple[type, ...]:
 
 
 def check_value(key: str, field: dataclasses.Field, value) -> None:
-    """Raises: UserError if `value` has the wrong type or is outside the field's bounds."""
+    """Checks a value. Raises: UserError if it has the wrong type or is outside the bounds."""
     allowed = value_types(field.type)
     if type(value) not in allowed and not (float in allowed and type(value) is int):
         names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
@@ -256,7 +256,7 @@ def check_value(key: str, field: dataclasses.Field, value) -> None:
 
 
 def _ramps(config: Config) -> list[tuple[str, float, str, float]]:
-    """What rises over the stages: key and value in the first stage, key and value in the last."""
+    """Returns what rises over the stages: key and value of the first stage, then of the last."""
     data, model, train = config.data, config.model, config.train
     if not config.adapts_regularization or train.stages == 1:
         return []
@@ -265,14 +265,14 @@ def _ramps(config: Config) -> list[tuple[str, float, str, float]]:
         ("data.mixup_base", data.mixup_base, "data.mixup_alpha", data.mixup_alpha),
         ("data.cutmix_base", data.cutmix_base, "data.cutmix_alpha", data.cutmix_alpha),
     ]
-    if train.schedule != "official":  # Which keeps dropout constant.
+    if train.schedule != "official":  # "official" keeps dropout constant.
         dropout = ("model.dropout_base", model.dropout_base)
         ramps.append((*dropout, "model.dropout_rate", model.dropout_rate))
     return ramps if data.augname and "ra" in data.augname else ramps[1:]
 
 
 def check_config(config: Config) -> Config:
-    """Checks what no single field can; returns `config`.
+    """Checks constraints between fields; returns `config`.
 
     Raises: UserError naming the keys that contradict each other.
     """
@@ -303,7 +303,7 @@ def check_config(config: Config) -> Config:
 
 
 def _check_train(config: Config) -> None:
-    """Raises: UserError for settings of the training that contradict each other."""
+    """Checks the training settings. Raises: UserError if they contradict each other."""
     train = config.train
     if train.schedule == "random" and train.stage_batch == "memory":
         raise UserError(

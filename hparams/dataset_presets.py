@@ -5,13 +5,13 @@ import dataclasses
 from efficientnetv2.common.errors import UserError
 from efficientnetv2.hparams.overrides import flatten, nearest
 
-# For a plan without the data, as officially stated. How many images are in the first 20 files
-# depends on who wrote them, so the number is no setting, which the data would have to meet.
+# For planning without the data, as stated officially. The number of images in the first 20 files
+# depends on who wrote them, so it is not a setting, which the data would have to match.
 _PLANNED_IMAGES = {"imagenet": 1_256_144, "imagenet21k": 12_720_275}
 
 
 def _splits(train: tuple, minival: tuple, evaluation: tuple, key: str = "tfds_split") -> dict:
-    """Splits from (expression or glob, number of images[, slice]); None is left out."""
+    """Returns splits from (expression or glob, number of images[, slice]); None is left out."""
     names = (key, "num_images", "slice")
     found = {"train": train, "minival": minival, "eval": evaluation}
     return {
@@ -26,10 +26,10 @@ def _tfds(name: str, num_classes: int, splits: dict, **more) -> dict:
 
 
 def _fine_tuned(layer: dict) -> dict:
-    """A data set with the settings of fine-tuning.
+    """Adds fine-tuning settings to the settings of a data set.
 
-    Source: the official *ft configs. The size of training is that of the evaluation, floored to a
-    multiple of 16; images are squashed, not cropped, in training as in evaluation.
+    Source: the official *ft configs. The training size is the evaluation size, floored to a
+    multiple of 16; images are squashed, not cropped, in both training and evaluation.
     """
     return {
         "model": {"dropout_rate": 1e-6, "dropout_base": 0.0, "survival_prob": 0.8},
@@ -156,17 +156,17 @@ DATASETS = {
 
 
 def planned_images(dataset_cfg: str) -> int | None:
-    """How many training images a named data set should have, if that is known without its files."""
+    """Returns how many training images a data set should have, if known without its files."""
     data = dataset_layer(dataset_cfg)["data"]
     known = data.get("splits", {}).get("train", {}).get("num_images")
     return known or _PLANNED_IMAGES.get(dataset_cfg.lower())
 
 
 def dataset_cfg_of(config) -> str:
-    """Returns the name, for `dataset_layer`, of the data set of a config.
+    """Returns the name of a config's data set, as `dataset_layer` takes it.
 
-    Where several are of the same data, such as imagenettfds and imagenetft, it is the one with the
-    most settings of the config.
+    If several presets share the data, such as imagenettfds and imagenetft, it is the one that
+    agrees with most settings of the config.
     """
     values = dict(flatten(dataclasses.asdict(config)))
     source = _identity(values.get)
@@ -182,7 +182,7 @@ def dataset_cfg_of(config) -> str:
 
 
 def _identity(get) -> tuple:
-    """What makes two configs be of the same data."""
+    """Returns a key that is equal for configs of the same data."""
     ds_name = get("data.ds_name")
     layout = get("data.record_layout") or "imagenet"
     return ds_name, get("data.tfds_name"), layout if ds_name == "tfrecord" else None
@@ -202,16 +202,17 @@ def dataset_layer(dataset_cfg: str) -> dict:
     return DATASETS[dataset_cfg.lower()]
 
 
-# Safe for a folder of some hundred to some ten thousand photos; measured, see docs/fine_tuning.md.
-# BatchNorm keeps its statistics up to `FEW_IMAGES`: `Config.freezes_batch_norm`.
+# Safe defaults for folders of hundreds to tens of thousands of photos, chosen by measurement, see
+# docs/fine_tuning.md. Up to `FEW_IMAGES`, BatchNorm keeps its statistics, see
+# `Config.freezes_batch_norm`.
 FINE_TUNING = {
     "model": {"dropout_rate": 0.2, "dropout_base": 0.2, "survival_prob": 0.9},
     "train": {
         "batch_size": 32,
         "epochs": 15,
-        "min_steps": 300,  # Some images only: still enough steps to move the classifier.
+        "min_steps": 300,  # Enough steps to train the classifier even on very few images.
         "stages": 1,
-        "isize": 1.0,  # The size of the evaluation, floored to a multiple of 16.
+        "isize": 1.0,  # The evaluation size, floored to a multiple of 16.
         "optimizer": "adamw",
         "lr_base": 0.0024,
         "lr_sched": "cosine",

@@ -1,9 +1,8 @@
 """Named models: architectures, default settings, and published sizes and costs.
 
 Source: official block tables, and the papers' where a row says so. FLOPs are multiply-adds. The
-sources do not say at which image size they counted; the sizes here are those of the official
-evaluation, at which our counts come out the same. docs/deviations.md has the reasons where they do
-not.
+sources do not state at which image size they counted; the sizes here are those of the official
+evaluation, at which our counts match. docs/deviations.md explains the exceptions.
 """
 
 import dataclasses
@@ -92,7 +91,7 @@ def _v2_base(name, width, depth, dropout_rate) -> ModelSpec:
 
 
 def _v1(name, width, depth, dropout_rate, fused_rows=0) -> ModelSpec:
-    """V1, its first `fused_rows` rows turned into Fused-MBConv of the same kernel, without SE."""
+    """Returns V1, with Fused-MBConv of the same kernel, without SE, in the first `fused_rows`."""
     fused = (
         dataclasses.replace(row, kind="fused", se_ratio=0.0) for row in _V1_BLOCKS[:fused_rows]
     )
@@ -118,7 +117,7 @@ _SPECS = {
         ModelSpec("efficientnetv2-m", _MEDIUM, dropout_rate=0.3),
         ModelSpec("efficientnetv2-l", _LARGE_BLOCKS, dropout_rate=0.4),
         ModelSpec("efficientnetv2-xl", _XLARGE, dropout_rate=0.4),
-        # The S of the paper's first version, Table 4 there.
+        # S as in Table 4 of the paper's first version.
         ModelSpec(
             "efficientnetv2-s-arxiv-v1",
             (*_SMALL_BLOCKS[:-1], _mbconv(15, 2, 6, 160, 272)),
@@ -145,7 +144,7 @@ _SPECS = {
 
 
 def list_models() -> list[str]:
-    """Returns the names that `get_spec` knows, family by family.
+    """Returns the names that `get_spec` accepts, grouped by family.
 
     Example:
         assert "efficientnetv2-s" in effnet.list_models()
@@ -154,9 +153,9 @@ def list_models() -> list[str]:
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Returns a named architecture, or that of a JSON file that `save_spec` wrote.
+    """Returns a named architecture, or that of a JSON file written by `save_spec`.
 
-    Raises: UserError for an unknown name, naming the nearest, or for a bad file.
+    Raises: UserError for an unknown name, naming the nearest, or for an invalid file.
 
     Example:
         effnet.get_spec("efficientnetv2-s").scaled_blocks()
@@ -170,7 +169,7 @@ def get_spec(name: str) -> ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A published number, with the digits that its source gives, times `unit`."""
+    """A published number: the digits as printed in its source, times `unit`."""
 
     digits: str
     unit: int
@@ -181,30 +180,30 @@ class Figure:
         return float(self.digits) * self.unit
 
     def rounds(self, count: int) -> bool:
-        """Whether the figure is `count`, rounded to its digits; a half may go either way."""
+        """Returns whether `count` rounds to the figure; a half may round either way."""
         decimals = len(self.digits.partition(".")[2])
         return abs(count / self.unit - float(self.digits)) <= 0.5 * 10**-decimals + 1e-9
 
     def difference(self, count: int) -> float:
-        """How much larger `count` is, as a fraction of the figure."""
+        """Returns how much larger `count` is, as a fraction of the figure."""
         return count / self.value - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What one source says of one architecture."""
+    """Figures that one source reports for one architecture."""
 
     source: str
-    image_size: int  # Pixels, at which `macs` holds.
+    image_size: int  # Pixels, for which `macs` is counted.
     params: Figure
     macs: Figure | None
 
     def params_agree(self, *counts: int) -> bool:
-        """Whether one of `counts` rounds to the figure: sources differ in what they count."""
+        """Returns whether one of `counts` rounds to the figure, as sources count differently."""
         return any(self.params.rounds(count) for count in counts)
 
     def macs_agree(self, count: int) -> bool | None:
-        """Whether `count` rounds to the figure or is within 3% of it; None if there is none."""
+        """Returns whether `count` rounds to the figure or is within 3% of it; None without one."""
         if self.macs is None:
             return None
         return self.macs.rounds(count) or abs(self.macs.difference(count)) <= TOLERANCE
@@ -242,7 +241,7 @@ _ROWS = (  # Model, image size, parameters in millions, FLOPs in billions, sourc
 
 
 def published_figures(model_name: str) -> tuple[Published, ...]:
-    """Returns what sources say of a named architecture, nothing for one that none names."""
+    """Returns the published figures of a named architecture, empty if there are none."""
     return tuple(
         Published(
             source=source,
@@ -257,7 +256,7 @@ def published_figures(model_name: str) -> tuple[Published, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Strength:
-    """What rises over the stages, at its end; `first_*` is where the paper's schedule starts."""
+    """Image size and regularization in the last stage; `first_*`: the paper's first stage."""
 
     size: int  # pixels
     magnitude: float
@@ -270,7 +269,7 @@ class Strength:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
-    """How a model is trained and evaluated. Source: official configs; paper Table 6."""
+    """Training and evaluation settings of a model. Source: official configs; paper Table 6."""
 
     eval_size: int  # pixels
     paper: Strength
@@ -283,14 +282,14 @@ class ModelRow:
 
 
 def _b_model(eval_size: int, size: int, dropout: float, stages: int = 4) -> ModelRow:
-    # The paper trains no B models: sizes, last dropout and AutoAugment are official, the rest
-    # follows S. The magnitude is for those who choose RandAugment.
+    # The paper does not train B models: sizes, last dropout and AutoAugment are official, the rest
+    # follows S. The magnitude applies only if RandAugment is chosen.
     strength = Strength(size, magnitude=10, mixup=0, dropout=dropout)
     return ModelRow(eval_size, strength, strength, "v1", "legacy_bicubic", 0.08, stages, "autoaug")
 
 
 def _v1_model(eval_size: int, dropout: float) -> ModelRow:
-    # V1 is the baseline, trained at one size: official, 0.8 of the evaluation's.
+    # V1 is the baseline, trained at one size: officially 0.8 of the evaluation size.
     return _b_model(eval_size, int(eval_size * 0.8) // 16 * 16, dropout, stages=1)
 
 
@@ -331,14 +330,14 @@ MODELS = {
     "efficientnet-b4-fused-1-5": _v1_model(380, dropout=0.4),
     "efficientnet-b4-fused-1-7": _v1_model(380, dropout=0.4),
 }
-# An architecture of Keras ("keras/ResNet50") or of a JSON file: at the size that is usual for the
-# first, with the strengths of S. The paper's Table 12 evaluates ResNets at 224 and at 380.
+# Architectures of Keras ("keras/ResNet50") or of a JSON file: the usual size of the former, with
+# the regularization of S. The paper's Table 12 evaluates ResNets at 224 and at 380.
 _OTHER = Strength(224, magnitude=15, mixup=0, dropout=0.2)
 OTHER_MODEL = ModelRow(224, paper=_OTHER, official=_OTHER)
 
 
 def model_row(model_name: str) -> ModelRow:
-    """Returns how a model is trained and evaluated.
+    """Returns the training and evaluation settings of a model.
 
     Raises: UserError for an unknown name, naming the nearest.
     """
@@ -350,7 +349,7 @@ def model_row(model_name: str) -> ModelRow:
 
 
 def model_layer(model_name: str, schedule: str) -> dict:
-    """Returns the settings that a named model brings, for the schedule in force.
+    """Returns the settings that a named model implies under `schedule`.
 
     Raises: UserError for an unknown name, naming the nearest.
     """
@@ -380,9 +379,9 @@ def model_layer(model_name: str, schedule: str) -> dict:
 def spec_from_config(model_config: ModelConfig) -> ModelSpec:
     """Returns the specification of a `ModelConfig`: the named one with its overrides.
 
-    A setting at the default of `ModelConfig` leaves what the specification, such as a JSON file,
-    says; but dropout is always the config's, which raises it from stage to stage.
-    Raises: UserError for an unknown name, or settings that do not go together.
+    A setting at its default in `ModelConfig` keeps the value of the specification, such as a JSON
+    file, except dropout, which is always taken from the config, as it rises from stage to stage.
+    Raises: UserError for an unknown name, or incompatible settings.
     """
     spec = get_spec(model_config.model_name)
     given = dict(given_settings(model_config).values())
@@ -391,13 +390,13 @@ def spec_from_config(model_config: ModelConfig) -> ModelSpec:
 
 
 def given_settings(model: ModelConfig) -> dict[str, tuple[str, object]]:
-    """{key: (field of `ModelSpec`, value)} of the settings that are not the config's defaults."""
+    """Returns {key: (field of `ModelSpec`, value)} of the settings that differ from the default."""
     defaults = _settings(ModelConfig())
     return {key: pair for key, pair in _settings(model).items() if pair != defaults[key]}
 
 
 def _settings(model: ModelConfig) -> dict[str, tuple[str, object]]:
-    """{key: (field of `ModelSpec`, value)}."""
+    """Returns {key: (field of `ModelSpec`, value)}."""
     return {
         "width_coefficient": ("width_coefficient", model.width_coefficient),
         "depth_coefficient": ("depth_coefficient", model.depth_coefficient),

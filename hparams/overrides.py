@@ -1,4 +1,4 @@
-"""Typed overrides: "a.b=c,…" and YAML files onto a frozen config."""
+"""Typed overrides of a frozen config: "a.b=c,…" and YAML files."""
 
 import dataclasses
 import difflib
@@ -23,7 +23,7 @@ def nearest(name: str, names) -> str:
 
 
 def keys(section=None, prefix: str = "") -> list[str]:
-    """Returns every dotted key of the config, in the order of its definition."""
+    """Returns every dotted key of the config, in definition order."""
     found = []
     for field in dataclasses.fields(section or Config()):
         value = getattr(section or Config(), field.name)
@@ -37,8 +37,8 @@ def keys(section=None, prefix: str = "") -> list[str]:
 def parse_overrides(text: str) -> list[Assignment]:
     """Splits "a.b=c,path.yaml,…" into assignments, in order; later ones win.
 
-    Each item is `key=value` or the path of a YAML file of settings. Values of items are strings,
-    read later as the type of their key.
+    Each item is `key=value` or the path of a YAML file of settings. The values of `key=value` items
+    are strings, which are later converted to the type of their key.
 
     Raises: UserError for an item that is neither, or a file that cannot be read.
     """
@@ -55,7 +55,7 @@ def parse_overrides(text: str) -> list[Assignment]:
 
 
 class _Text(str):
-    """A value typed on the command line, to be read as its key's type."""
+    """A value from the command line, to be converted to the type of its key."""
 
 
 def _split(text: str) -> list[str]:
@@ -73,10 +73,10 @@ def _split(text: str) -> list[str]:
 def read_yaml(path: str) -> list[Assignment]:
     """Returns the assignments of a YAML file; keys are nested or dotted.
 
-    A recipe of this package is found by its name too, from any folder: "cifar10.yaml", or
+    Recipes of this package are also found by name, from any folder: "cifar10.yaml" or
     "hparams/recipes/cifar10.yaml".
 
-    Raises: UserError if the file is missing or is no YAML mapping.
+    Raises: UserError if the file is missing or is not a YAML mapping.
     """
     recipe = os.path.join(_RECIPES, os.path.basename(path))
     is_name = path in (os.path.basename(path), f"hparams/recipes/{os.path.basename(path)}")
@@ -104,7 +104,7 @@ def flatten(tree: Mapping, prefix: str = "") -> list[Assignment]:
 
 
 def override(config: Config, assignments: list[Assignment]) -> Config:
-    """Returns a copy of `config` with the assignments made in order.
+    """Returns a copy of `config` with the assignments applied in order.
 
     Raises: UserError for an unknown key (naming the nearest), a wrong type, a value out of range.
     """
@@ -131,7 +131,7 @@ def _replace(section, key: str, path: list[str], value):
 
 
 def _read_as(field: dataclasses.Field, value):
-    """Reads text as the field's type; what cannot be read stays text and fails the type check."""
+    """Converts text to the field's type; invalid text stays text and fails the type check."""
     allowed = value_types(field.type)
     if isinstance(value, _Text):
         if type(None) in allowed and value.lower() in ("none", "null"):
@@ -142,7 +142,7 @@ def _read_as(field: dataclasses.Field, value):
             return value.lower() == "true"
     elif not isinstance(value, str):
         return value
-    for number in (int, float):  # YAML reads "1e-5" as text, so numbers in text count there too.
+    for number in (int, float):  # YAML reads "1e-5" as text, so its text may be a number too.
         if number in allowed:
             try:
                 return number(value)

@@ -1,6 +1,6 @@
-"""Architecture specifications: rows of equal blocks, the rules that scale them, and JSON files.
+"""Architecture specifications: rows of equal blocks, scaling rules, and JSON files.
 
-The named ones are in `models.py`; to add one, add a row there.
+Named architectures are in `models.py`; to add one, add a row there.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from efficientnetv2.hparams.config import ACTIVATIONS
 from efficientnetv2.hparams.overrides import nearest
 
 CHANNEL_DIVISOR = 8
-# Least and most; more is a slip of the hand, and would end in a lack of memory.
+# Minimum and maximum; a larger value is likely a typo and would exhaust the memory.
 _ROW_LIMITS = {
     "repeats": (1, 1000),
     "kernel": (1, 99),
@@ -38,7 +38,7 @@ _LIMITS = {
     "bn_epsilon": (1e-12, 1),
 }
 _MOST_BLOCKS = 1000
-_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9._-]*")  # What TensorFlow takes for a scope.
+_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9._-]*")  # What TensorFlow accepts as a scope.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """All that decides what a network computes, apart from its weights and its classes.
+    """Everything that determines what a network computes, except its weights and its classes.
 
-    `normalization` says what pixels in [0, 255] become: "centered" is (x - 128) / 128, "inception"
+    `normalization` is applied to pixels in [0, 255]: "centered" is (x - 128) / 128, "inception"
     (x - 127.5) / 127.5, "imagenet" subtracts the ImageNet mean and divides by its standard
-    deviation. `padding` is that of strided convolutions: "same" as TensorFlow has it, or
-    "symmetric", kernel // 2 zeros on every side, as PyTorch has it. `norm` is "batch" or "group".
-    `output_stride` 8 or 16 replaces later strides by dilation.
+    deviation. `padding` is that of strided convolutions: "same" as in TensorFlow, or "symmetric",
+    kernel // 2 zeros on every side, as in PyTorch. `norm` is "batch" or "group". An `output_stride`
+    of 8 or 16 replaces later strides with dilation.
     """
 
     name: str
@@ -88,10 +88,10 @@ class ModelSpec:
     keep_90_percent: bool = False
 
     def scaled_channels(self, channels: int) -> int:
-        """Channels after width scaling, the nearest multiple of 8, at least 8.
+        """Returns the channels after width scaling: the nearest multiple of 8, at least 8.
 
-        Source: official rule of V2. With `keep_90_percent`, as EfficientNetV1 has it, rounding
-        never takes away more than a tenth.
+        Source: official rule of V2. With `keep_90_percent`, as in EfficientNetV1, rounding never
+        removes more than a tenth.
         """
         wanted = channels * self.width_coefficient
         rounded = int(wanted + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR * CHANNEL_DIVISOR
@@ -101,11 +101,11 @@ class ModelSpec:
         return rounded
 
     def scaled_repeats(self, row: Blocks) -> int:
-        """Blocks of a row after depth scaling. Source: official rule, rounded up."""
+        """Returns the blocks of a row after depth scaling. Source: official rule, rounded up."""
         return math.ceil(row.repeats * self.depth_coefficient)
 
     def scaled_blocks(self) -> tuple[Blocks, ...]:
-        """One row per block that is built: width and depth scaled, `repeats` 1, in order."""
+        """Returns one row per block that is built, in order: scaled, with `repeats` 1."""
         built = []
         for row in self.blocks:
             first = dataclasses.replace(
@@ -119,10 +119,10 @@ class ModelSpec:
         return tuple(built)
 
     def strides(self) -> list[tuple[int, int]]:
-        """Stride and dilation of each block that is built.
+        """Returns stride and dilation of each block that is built.
 
-        Once the output stride is reached, a block that would stride does not, and those after it
-        are dilated instead, so that each sees the pixels that its weights were trained on.
+        Once the output stride is reached, blocks no longer stride; the blocks after them are
+        dilated instead, so that each sees the pixels that its weights were trained on.
         Source: arXiv 1606.00915 (atrous convolution).
         """
         current, dilation, result = self.stem_stride, 1, []
@@ -146,12 +146,12 @@ def scale_spec(
 ) -> ModelSpec:
     """Returns a larger architecture: `width` times the channels, `depth` times the layers.
 
-    With `late_depth` the factor of the layers grows evenly from `depth` in the first row to
-    `late_depth` in the last, so that layers are added where the images are small.
+    With `late_depth`, the factor of the layers grows linearly from `depth` in the first row to
+    `late_depth` in the last, so that layers are added where the resolution is low.
     Raises: UserError if a factor is not positive and finite.
     Source: paper section 3.3, "scaling": compound scaling, and more layers in later stages; the
     paper gives no formula, and its M and L were rounded by hand and got a seventh stage. Channels
-    and layers are rounded as everywhere; the head keeps its channels, as in the paper's models.
+    and layers are rounded as elsewhere; the head keeps its channels, as in the paper's models.
     """
     late_depth = depth if late_depth is None else late_depth
     for key, factor in (("width", width), ("depth", depth), ("late_depth", late_depth)):
@@ -181,20 +181,20 @@ def scale_spec(
 
 
 def is_spec_file(name: str) -> bool:
-    """Whether a model name is the path of a specification."""
+    """Returns whether a model name is the path of a specification."""
     return name.endswith(".json")
 
 
 def save_spec(spec: ModelSpec, path: str) -> None:
-    """Writes a specification that `load_spec` reads to an equal one, whole or not at all."""
+    """Writes a specification to a file atomically; `load_spec` returns an equal one."""
     atomic_write(path, json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
 
 
 def load_spec(path: str) -> ModelSpec:
-    """Reads a specification; what is left out takes the default of `ModelSpec`.
+    """Reads a specification; omitted fields have the defaults of `ModelSpec`.
 
-    Raises: UserError, one line with the file and the field, for what is missing, unknown, of
-    another type or impossible.
+    Raises: UserError, one line with the file and the field, for a field that is missing, unknown,
+    of the wrong type or out of range.
     """
     values = read_object(path, "the architecture")
     rows = values.get("blocks")
@@ -209,7 +209,7 @@ def load_spec(path: str) -> ModelSpec:
 def read_object(path: str, what: str) -> dict:
     """Reads an object of fields from a JSON file.
 
-    Raises: UserError, one line with the file, if it cannot be read or holds anything else.
+    Raises: UserError, one line with the file, if it cannot be read or contains anything else.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -224,9 +224,9 @@ def read_object(path: str, what: str) -> dict:
 
 
 def check_spec(spec: ModelSpec, where: str) -> ModelSpec:
-    """Checks what types cannot say; returns `spec`.
+    """Checks constraints that types cannot express; returns `spec`.
 
-    Raises: UserError naming `where` it is from, the field and the value.
+    Raises: UserError naming its origin `where`, the field and the value.
     """
     for i, row in enumerate(spec.blocks):
         _check_limits(row, _ROW_LIMITS, f"{where}: blocks[{i}]")
@@ -282,9 +282,9 @@ def _check_built(spec: ModelSpec, where: str) -> None:
 
 
 def read_fields(kind, values, where: str):
-    """Returns a `kind`, a dataclass, from a mapping of its fields; lists are given as tuples.
+    """Builds a `kind`, a dataclass, from a mapping of its fields; lists are given as tuples.
 
-    Raises: UserError naming `where` it is from and the field that is unknown, missing or no fit.
+    Raises: UserError naming the origin `where` and the field that is unknown, missing or invalid.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where} must be an object of fields, got {reprlib.repr(values)}")

@@ -1,4 +1,4 @@
-"""The stages of progressive learning: a pure function of the config."""
+"""Stages of progressive learning, as a pure function of the config."""
 
 import dataclasses
 import hashlib
@@ -11,10 +11,10 @@ from efficientnetv2.hparams.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of a run at one image size and one strength of regularisation.
+    """A part of a run at one image size and one strength of regularization.
 
     Units: steps (end exclusive), pixels; `dropout_rate` is a probability of dropping. A stage of
-    the schedule `random` has `variants`, stages too, of which each step draws one.
+    the schedule `random` has `variants`, also stages, of which each step draws one.
     """
 
     index: int
@@ -27,8 +27,8 @@ class Stage:
     mixup_alpha: float
     dropout_rate: float
     cutmix_alpha: float = 0.0
-    first_record: int | None = None  # Images that the steps before have seen; None: as many each.
-    draw: tuple[int, int, int] | None = None  # Of a variant: its index, how many, the seed.
+    first_record: int | None = None  # Images seen before; None: `batch_size` per step.
+    draw: tuple[int, int, int] | None = None  # Of a variant: index, count, seed.
     variants: tuple["Stage", ...] = ()
 
     @property
@@ -37,18 +37,18 @@ class Stage:
         return self.end_step - self.first_step
 
     def records_before(self, step: int) -> int:
-        """Training images that the run has seen before a step of this stage, or its end."""
+        """Returns how many images the run has seen before a step of this stage, or its end."""
         if self.first_record is None:
             return step * self.batch_size
         return self.first_record + (step - self.first_step) * self.batch_size
 
     def has_step(self, step: int) -> bool:
-        """Whether a step is of this stage, and, of a variant, draws it."""
+        """Returns whether a step belongs to this stage and, if it is a variant, draws it."""
         inside = self.first_step <= step < self.end_step
         return inside and (self.draw is None or _drawn(step, *self.draw[1:]) == self.draw[0])
 
     def variant_at(self, step: int) -> "Stage":
-        """The variant that a step draws; the stage itself if it has none."""
+        """Returns the variant that a step draws, or the stage itself if it has none."""
         if not self.variants:
             return self
         return self.variants[_drawn(step, *self.variants[0].draw[1:])]
@@ -60,9 +60,9 @@ def _drawn(step: int, count: int, seed: int) -> int:
 
 
 def total_steps(config: Config) -> int:
-    """Length of a run in steps of `train.batch_size` images.
+    """Returns the length of a run in steps of `train.batch_size` images.
 
-    Raises: UserError if the number of training images is not known or gives no step.
+    Raises: UserError if the number of training images is unknown or gives fewer steps than stages.
     Source: official `max(min_steps, epochs * num_images // batch_size)`.
     """
     images = config.data.splits.train.num_images
@@ -79,20 +79,20 @@ def total_steps(config: Config) -> int:
 
 
 def make_stages(config: Config) -> tuple[Stage, ...]:
-    """Splits a run into `train.stages` parts of image sizes and strengths of regularisation.
+    """Splits a run into `train.stages` stages, with image sizes and strengths of regularization.
 
     Raises: UserError if the run cannot be planned (see `total_steps`).
     Source: `train.schedule`:
-      `paper`: Algorithm 1 and section 4.2, S0 + (Se - S0) * i / (M - 1), the integer part for the
-        size; strengths rise alike. A single stage has the end values.
-      `official`: sizes of S0 + (Se - S0) * (i + 1) / M; strengths rise, dropout is constant.
+      `paper`: Algorithm 1 and section 4.2, S0 + (Se - S0) * i / (M - 1), truncated to an integer
+        for the size; strengths rise in the same way. A single stage has the end values.
+      `official`: sizes S0 + (Se - S0) * (i + 1) / M; strengths rise, dropout is constant.
       `resize`: the paper's sizes, constant strengths (Howard 2018; Table 13).
       `random`: each step draws one of the paper's sizes (Hoffer 2019; Table 13).
       `fixed`: the end size throughout, constant strengths.
-    `train.adaptive_regularization` true lets strengths rise with any of them (of `random`: with
-    the size that was drawn), false keeps them at their end.
-    `train.stage_batch=memory` raises the batch of small sizes, so that a step has about as many
-    pixels as one of the last stage; the learning rate follows.
+    `train.adaptive_regularization=true` makes strengths rise with any schedule (with `random`: with
+    the size that was drawn); false keeps them at their end values.
+    `train.stage_batch=memory` increases the batch size at small image sizes, so that a step has
+    about as many pixels as one of the last stage; the learning rate is scaled accordingly.
     """
     count, steps = config.train.stages, total_steps(config)
     if config.train.schedule == "random":
@@ -130,7 +130,7 @@ def _stage(config: Config, index: int, first_step: int, end_step: int, first_rec
 
 
 def _batch_size(config: Config, index: int) -> int:
-    """The batch of a stage: a multiple of the largest power of two in `train.batch_size`."""
+    """Returns a stage's batch size: a multiple of gcd(`train.batch_size`, 64)."""
     batch = config.train.batch_size
     if config.train.stage_batch == "same":
         return batch
@@ -143,7 +143,7 @@ def _strength(config: Config, index: int) -> tuple[int, float, float, float, flo
     data, model, train = config.data, config.model, config.train
     last_size = config.train_size
     first_size = last_size // 2 if data.ibase is None else data.ibase
-    end = (1, 1)  # Fractions, so that ends are exact.
+    end = (1, 1)  # Fractions, so that end values are exact.
     rising = (index, train.stages - 1) if train.stages > 1 else end
     size_ramp = rising
     if train.schedule == "official":
@@ -181,7 +181,7 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
 def stage_table(stages: Sequence[Stage]) -> str:
     """Returns the stages as an aligned table, for `--dry_run` and the start of a run.
 
-    A column for CutMix only if a stage has it. Variants are rows, with a line that says so.
+    CutMix has a column only if a stage uses it. Variants are rows, with a note below them.
     """
     rows = [
         ("stage", "epochs", "steps", "size", "batch", "magnitude", "mixup", "cutmix", "dropout")

@@ -1,1 +1,1 @@
-"""The command line: flags -> arguments -> one function of the library per mode."""
+"""Command line: each mode passes its flags as arguments to one library function."""

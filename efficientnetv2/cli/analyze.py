@@ -19,13 +19,13 @@ FLAGS = flags.FLAGS
 
 
 def profile() -> None:
-    """What one model costs, or with --model_name=all each named one, at its evaluation size."""
+    """Prints what a model costs at its evaluation size; --model_name=all: every named model."""
     name = FLAGS.model_name
     if name is None:
         raise UserError("--model_name is needed with --mode=profile: a model, or all")
     if name == "all" and FLAGS.hparam_str:
         raise UserError("--hparam_str is for one model; drop it, or name the model")
-    # Published figures come with a name; a config may describe another network.
+    # Published figures belong to a name; a config may describe a different network.
     config = None if name == "all" else config_from_flags()
     if FLAGS.output_dir:
         make_output_dir(FLAGS.output_dir)
@@ -41,7 +41,7 @@ def profile() -> None:
         for number, model in enumerate(hparams.MODELS, 1):
             print(f"{number}/{len(hparams.MODELS)} {model}", file=sys.stderr, flush=True)
             profiles.append(profile_network(model))
-            keras.backend.clear_session()  # The largest take gigabytes.
+            keras.backend.clear_session()  # The largest models take gigabytes.
     else:
         network = config if FLAGS.hparam_str else name
         profiles.append(profile_network(network, config.eval.isize))
@@ -52,7 +52,7 @@ def profile() -> None:
 
 
 def report() -> None:
-    """Writes report.html, PNGs and report.json of --model_dir to --output_dir, or below it."""
+    """Writes report.html, PNGs and report.json to --output_dir, else to `report` in --model_dir."""
     require_flag("model_dir")
     import_tensorflow()
     from efficientnetv2.report.report import report as write_report

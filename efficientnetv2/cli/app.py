@@ -3,9 +3,9 @@
     efficientnetv2 --mode=traineval --model_name=efficientnetv2-s --dataset_cfg=folder \
         --data_dir=PHOTOS --model_dir=RUN --hparam_str=train.epochs=50,train.batch_size=64
 
-`python -m efficientnetv2` and, in a checkout, `python main.py` are the same. To add a mode: a
-function without arguments in one of the modules here, which reads flags, calls the library and
-prints, and a row in `MODES`.
+`python -m efficientnetv2` and, in a checkout, `python main.py` are equivalent. To add a mode, add a
+function without arguments to one of the modules here, which reads flags, calls the library and
+prints the result, and a row to `MODES`.
 """
 
 import os
@@ -99,7 +99,7 @@ flags.DEFINE_string("data_service", None, "grpc://HOST:PORT of a tf.data service
 
 
 def main(argv: list[str]) -> None:
-    """Runs one mode; a user's error ends as one line on stderr and exit status 2."""
+    """Runs one mode; a UserError prints one line to stderr and exits with status 2."""
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
@@ -124,9 +124,12 @@ def main(argv: list[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a bad flag is one line on stderr and exit status 2, --help prints and exits."""
+    """Parses flags; --help prints them and exits.
+
+    An invalid flag prints one line to stderr and exits with status 2.
+    """
     if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
-        # That of absl shows the flags of the file that was started, which has none.
+        # absl's help shows the flags of the started file, which defines none.
         print(f"{' '.join(program())} --mode=MODE --FLAG=VALUE …\n")
         print(FLAGS.module_help(__name__))
         sys.exit(0)
@@ -138,13 +141,13 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """The console command `efficientnetv2`."""
+    """Runs the console command `efficientnetv2`."""
     _leave_checkout()
     app.run(main, flags_parser=parse_flags)
 
 
 def _leave_checkout() -> None:
-    """Takes the root of a checkout off the path, where its datasets/ would hide other libraries'.
+    """Removes a checkout's root from `sys.path`, where its datasets/ would shadow other packages.
 
     `python main.py` and `python -m efficientnetv2` put it first.
     """

@@ -1,4 +1,4 @@
-"""Parts of several modes: the config and the network of the flags, checks, and the result line."""
+"""Helpers shared by modes: config and network from flags, checks, and the result line."""
 
 import json
 
@@ -13,7 +13,7 @@ FLAGS = flags.FLAGS
 
 
 def config_from_flags(model_name: str | None = None) -> hparams.Config:
-    """The config that the flags describe; `model_name` replaces that of the flags."""
+    """Builds the config that the flags describe; `model_name` replaces that of the flags."""
     config = hparams.get_config(
         model_name or FLAGS.model_name,
         FLAGS.dataset_cfg or "shapes",
@@ -26,9 +26,9 @@ def config_from_flags(model_name: str | None = None) -> hparams.Config:
 
 
 def trained_from_flags():
-    """The network that --model_dir or --weights names, with its weights: a `Trained`.
+    """Loads the network that --model_dir or --weights names, as a `Trained`.
 
-    Raises: UserError if neither or both are given, or what they name does not fit the other flags.
+    Raises: UserError if neither or both are given, or if they do not match the other flags.
     """
     if FLAGS.weights and FLAGS.model_dir:
         raise UserError("--model_dir and --weights both name weights; drop one")
@@ -36,7 +36,7 @@ def trained_from_flags():
     if FLAGS.weights:
         if not FLAGS.model_name:
             raise UserError("--model_name is needed with --weights, to know the network")
-        config = config_from_flags()  # A mistake in the flags shows before anything is downloaded.
+        config = config_from_flags()  # Reports mistakes in the flags before any download.
         import_tensorflow()
         from efficientnetv2.training.load_trained import load_pretrained
 
@@ -56,7 +56,7 @@ def trained_from_flags():
 
 
 def _check_is_the_run() -> None:
-    """Raises: UserError if flags name another model or data set than the run's."""
+    """Checks the flags against the run. Raises: UserError if its model or data set differs."""
     from efficientnetv2.training import run_dir
 
     config, _ = run_dir.open_run(FLAGS.model_dir)
@@ -73,16 +73,16 @@ def _check_is_the_run() -> None:
 
 
 def require_flag(flag: str) -> None:
-    """Raises: UserError if a flag is not given."""
+    """Checks that a flag is given. Raises: UserError if it is not."""
     if not FLAGS[flag].value:
         raise UserError(f"--{flag}=PATH is needed with --mode={FLAGS.mode}")
 
 
 def make_output_dir(path: str) -> None:
-    """Makes the folder of --output_dir, if it is missing. Raises: UserError if it cannot."""
+    """Creates the --output_dir folder if it is missing. Raises: UserError if that fails."""
     make_local_folder(path, f"cannot write to --output_dir={path}")
 
 
 def print_result(values: dict) -> None:
-    """Prints the result as the last line, in JSON."""
+    """Prints the result as JSON, on the last line."""
     print(json.dumps(values), flush=True)

@@ -13,9 +13,9 @@ FLAGS = flags.FLAGS
 
 
 def check_data() -> None:
-    """Prints a table of what is wrong with the data; exit status 1 if there is an error in it.
+    """Prints a table of the problems in the data; exits with status 1 if any is an error.
 
-    With --output_dir it writes all of it, not only the first of each kind, to `check_data.json`.
+    With --output_dir, writes all of them, not only the first of each kind, to `check_data.json`.
     """
     config = config_from_flags()
     import_tensorflow()
@@ -28,7 +28,7 @@ def check_data() -> None:
 
 
 def prepare() -> None:
-    """Writes the records of --dataset_cfg to --output_dir, or what is missing of them."""
+    """Writes the records of --dataset_cfg, or the missing ones, to --output_dir."""
     require_flag("output_dir")
     if FLAGS.short_side is not None and FLAGS.short_side < 1:
         raise UserError(f"--short_side must be 1 pixel or more, got {FLAGS.short_side}")

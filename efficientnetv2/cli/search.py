@@ -15,7 +15,7 @@ FLAGS = flags.FLAGS
 
 
 def search() -> None:
-    """Works on the study in --model_dir until --search_budget is spent; prints its results."""
+    """Runs the study in --model_dir until --search_budget is spent; prints its results."""
     require_flag("model_dir")
     require_flag("search_space")
     if FLAGS.model_name:
@@ -23,7 +23,7 @@ def search() -> None:
     try:
         result = search_networks(
             FLAGS.search_space,
-            config_from_flags("trial.json"),  # Nothing of a named model applies.
+            config_from_flags("trial.json"),  # No setting of a named model applies.
             FLAGS.model_dir,
             budget=FLAGS.search_budget,
             sampler=FLAGS.search_sampler,
@@ -41,7 +41,7 @@ def search() -> None:
 
 
 def scale() -> None:
-    """Grows --model_name to --scale_params or --scale_step_ms; prints and writes the network."""
+    """Scales up --model_name to --scale_params or --scale_step_ms; prints and writes the result."""
     if FLAGS.model_name is None:
         raise UserError("--model_name is needed with --mode=scale: a network or its JSON file")
     result = scale_network(

@@ -10,7 +10,7 @@ FLAGS = flags.FLAGS
 
 
 def evaluate() -> None:
-    """The weights on the split `eval`; the averaged ones of a run."""
+    """Evaluates weights, for a run the averaged ones, on the split `eval`."""
     run = trained_from_flags()
     from efficientnetv2.training.load_trained import evaluate as evaluate_run
 
@@ -18,7 +18,7 @@ def evaluate() -> None:
 
 
 def infer() -> None:
-    """The best classes of images, by a run's weights, by others or by an export."""
+    """Predicts the top classes of images with a run, other weights or an export."""
     if not FLAGS.image_path:
         raise UserError("--image_path is needed: images or folders, separated by commas")
     if FLAGS.export_dir:
@@ -33,7 +33,7 @@ def infer() -> None:
 
 
 def export() -> None:
-    """Weights as a SavedModel, read back and compared; the averaged ones of a run."""
+    """Exports weights, for a run the averaged ones, as a SavedModel; reloads and verifies it."""
     require_flag("export_dir")
     import_tensorflow()
     from efficientnetv2.export.formats import check_formats
@@ -48,7 +48,7 @@ def export() -> None:
 
 
 def verify() -> None:
-    """Checks --export_dir, with --model_dir or --weights also against that network."""
+    """Verifies --export_dir, with --model_dir or --weights also against that network."""
     require_flag("export_dir")
     run = trained_from_flags() if FLAGS.model_dir or FLAGS.weights else None
     import_tensorflow()
@@ -59,7 +59,7 @@ def verify() -> None:
 
 
 def demo() -> None:
-    """Serves a page on this machine, on which a trained network can be tried, until Ctrl-C."""
+    """Serves a local web page for trying a trained network, until Ctrl-C."""
     import_tensorflow()
     from efficientnetv2.export.demo import demo as demo_page
 

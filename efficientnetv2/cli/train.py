@@ -13,7 +13,7 @@ FLAGS = flags.FLAGS
 
 
 def train() -> None:
-    """From the first step, or from the last checkpoint, to the end; --dry_run prints the stages."""
+    """Trains from the start or resumes from the last checkpoint; --dry_run prints the stages."""
     config, evaluate = config_from_flags(), FLAGS.mode == "traineval"
     if FLAGS.dry_run:
         return _print_stages(config, evaluate)
@@ -40,7 +40,7 @@ def train() -> None:
 
 
 def _print_stages(config: hparams.Config, evaluate: bool) -> None:
-    """Needs no TensorFlow where the number of images is known."""
+    """Prints the stages of a run, without TensorFlow if the number of images is known."""
     if FLAGS.data_dir is None and config.data.splits.train.num_images is None:
         planned = hparams.planned_images(FLAGS.dataset_cfg or "shapes")
         config = hparams.with_values(config, data__splits__train__num_images=planned)

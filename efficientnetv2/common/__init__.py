@@ -1,1 +1,1 @@
-"""Helpers that every package uses: errors, files, text, figures, TensorFlow import."""
+"""Shared helpers: errors, files, text, figures, TensorFlow import."""

@@ -1,4 +1,4 @@
-"""Packages that can be called: `effnet.export(…)` next to `efficientnetv2.export.saved_model`."""
+"""Callable packages: `effnet.export(…)` next to `efficientnetv2.export.saved_model`."""
 
 import importlib
 import inspect
@@ -7,9 +7,10 @@ import types
 
 
 def make_callable(package: str, module: str, function: str) -> None:
-    """Lets `package` be called as `function` of its `module`, which is imported on first use.
+    """Makes `package` callable as `function` of its `module`, which is imported on first use.
 
-    A function and a package of one name would hide each other: whichever was imported last wins.
+    Otherwise a function and a package of the same name would shadow each other: whichever was
+    imported last wins.
     """
 
     def load():

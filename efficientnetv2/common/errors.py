@@ -1,4 +1,4 @@
-"""UserError, the one error type for bad input, and one-line texts of system errors."""
+"""UserError, the error type for all invalid input, and one-line reasons of system errors."""
 
 
 class UserError(ValueError):
@@ -10,9 +10,9 @@ class UserError(ValueError):
 
 
 def reason_of(error: Exception) -> str:
-    """The reason of an OSError, or of an error of TensorFlow, in one line and without the path.
+    """Returns the reason of an OSError or a TensorFlow error, in one line and without the path.
 
-    "No space left on device".
+    Example: "No space left on device".
     """
     text = error.strerror if isinstance(error, OSError) else error.message
     return " ".join((text or str(error)).split()).rpartition("; ")[2]

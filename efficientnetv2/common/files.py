@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all: local ones, and those of `tf.io.gfile`."""
+"""Atomic writes, folders and checksums of files, local or through `tf.io.gfile`."""
 
 import contextlib
 import hashlib
@@ -9,9 +9,9 @@ from efficientnetv2.common.errors import UserError, reason_of
 
 
 def as_path(value: str | os.PathLike, name: str) -> str:
-    """Returns a path as text. Raises: UserError, with the name of the argument, if it is not one.
+    """Returns a path as a string. Raises: UserError, naming the argument, if it is not a path.
 
-    "gs://…" and other addresses of `tf.io.gfile` are paths too.
+    "gs://…" and other URLs that `tf.io.gfile` supports are paths too.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -23,7 +23,7 @@ def as_path(value: str | os.PathLike, name: str) -> str:
 def atomic_write(path: str, content: str | bytes) -> None:
     """Writes text as UTF-8, or bytes, to `path` + ".part", and renames that to `path`.
 
-    Raises: UserError naming `path` if it cannot be written; what was there before still is.
+    Raises: UserError naming `path` if it cannot be written; an existing file is then kept.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -36,12 +36,12 @@ def atomic_write(path: str, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """Gives `path` + ".part" to write to; renames it to `path` if the block ends without an error.
+    """Yields `path` + ".part" to write to, and renames it to `path` if the block succeeds.
 
-    After an error the part is removed, which matters on a full disk. A killed process may leave one
-    behind; the next one writes over it.
+    After an error the partial file is removed, which matters on a full disk. A killed process may
+    leave one behind; the next write overwrites it.
 
-    Raises: UserError naming `path` if TensorFlow's file system or the disk refuses.
+    Raises: UserError naming `path` if it cannot be written.
     """
     import tensorflow as tf
 
@@ -69,9 +69,9 @@ def write_text(path: str, text: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and those above it, where they are missing.
+    """Creates a folder and its parents, if they are missing.
 
-    Raises: UserError naming `path` if it cannot be made.
+    Raises: UserError naming `path` if it cannot be created.
     """
     import tensorflow as tf
 
@@ -82,9 +82,9 @@ def make_folder(path: str) -> None:
 
 
 def make_local_folder(path: str, refusal: str) -> None:
-    """Creates a folder and its parents without TensorFlow, where they are missing.
+    """Creates a folder and its parents, if they are missing, without TensorFlow.
 
-    Raises: UserError, `refusal` and the reason, if it cannot be created.
+    Raises: UserError with `refusal` and the reason if it cannot be created.
     """
     try:
         os.makedirs(path, exist_ok=True)
@@ -101,5 +101,5 @@ def sha256_of(path: str) -> str:
 def _remove(part: str) -> None:
     import tensorflow as tf
 
-    with contextlib.suppress(tf.errors.OpError):  # The first error is the one to tell.
+    with contextlib.suppress(tf.errors.OpError):  # The first error is the one to report.
         tf.io.gfile.remove(part)

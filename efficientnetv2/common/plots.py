@@ -1,4 +1,4 @@
-"""Figures, colors and the confusion matrix, as all pictures share them."""
+"""Figures, colors and the confusion matrix plot, shared by all plots."""
 
 import io
 import warnings
@@ -11,19 +11,19 @@ from PIL import Image
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#9333ea")
-SHADES = ("#eef2ff", "#fff7ed")  # Of stages, in turn.
+SHADES = ("#eef2ff", "#fff7ed")  # Of stages, alternating.
 DPI = 160
-MOST_NAMED = 40  # Classes, up to which the matrix has their names.
-_MOST_NUMBERED = 20  # And the number of examples in each cell.
+MOST_NAMED = 40  # Up to this many classes, the confusion matrix shows class names.
+_MOST_NUMBERED = 20  # Up to this many, also the number of examples in each cell.
 
 
 def new_figure(width: float = 5.6, height: float = 3.2) -> Figure:
-    """Returns an empty figure, in inches."""
+    """Returns an empty figure; width and height are in inches."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def plain_axes(figure: Figure, title: str, room: float = 6):
-    """Returns the figure's only axes; `room` below the title, in points."""
+    """Returns the figure's only axes; `room` is the space below the title in points."""
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=10, color=INK, pad=room, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -35,7 +35,7 @@ def plain_axes(figure: Figure, title: str, room: float = 6):
 
 
 def figure_png(figure: Figure) -> bytes:
-    """Returns the figure as a PNG; letters that the font lacks are boxes."""
+    """Returns the figure as a PNG; characters missing from the font are drawn as boxes."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -56,9 +56,9 @@ def image_png(image: np.ndarray) -> bytes:
 
 
 def draw_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Returns the matrix as a heat map of the shares of each row.
+    """Returns a heat map of the confusion matrix, with each row normalized to shares.
 
-    With names up to `MOST_NAMED` classes, else with their numbers on the axes.
+    The axes show class names for up to `MOST_NAMED` classes, class numbers for more.
     """
     classes = len(confusion)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -88,5 +88,5 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def shortened(name: str, most: int = 24) -> str:
-    """Returns the name, cut off with "…" where it is long."""
+    """Returns the name, truncated with "…" if it is longer than `most` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

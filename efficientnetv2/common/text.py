@@ -1,4 +1,4 @@
-"""Text: one-line errors, durations, and the commands that messages name."""
+"""Text: one-line errors, durations, and the commands that messages mention."""
 
 import os
 
@@ -6,7 +6,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def one_line(error: Exception | str, most: int = 200) -> str:
-    """Returns the text of an error in one line, of at most so many characters."""
+    """Returns the text of an error in one line of at most `most` characters."""
     message = error if isinstance(error, str) else getattr(error, "message", None) or str(error)
     return " ".join(str(message).split())[:most]
 
@@ -25,6 +25,6 @@ def program() -> tuple[str, ...]:
 
 def install_command(extra: str) -> str:
     """Returns the command that adds an extra of pyproject.toml to this installation."""
-    if os.path.isfile(os.path.join(ROOT, "pyproject.toml")):  # A checkout, or editable.
+    if os.path.isfile(os.path.join(ROOT, "pyproject.toml")):  # A checkout or editable install.
         return f'pip install -e "{ROOT}[{extra}]"'
     return f'pip install "efficientnetv2[{extra}]"'

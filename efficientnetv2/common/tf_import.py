@@ -1,13 +1,13 @@
-"""Imports TensorFlow without the start-up notes that no setting of its own silences."""
+"""TensorFlow import without the startup messages that no TensorFlow setting silences."""
 
 import os
 import tempfile
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; what it writes to stderr meanwhile is shown only if that fails.
+    """Imports TensorFlow, showing what it writes to stderr only if the import fails.
 
-    TensorFlow 2.21 writes notes on missing GPU drivers before its log level takes effect.
+    TensorFlow 2.21 prints messages about missing GPU drivers before its log level takes effect.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)

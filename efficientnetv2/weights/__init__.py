@@ -1,1 +1,1 @@
-"""Weights: published ones, files of other libraries, checkpoints."""
+"""Weights: published archives, files of other libraries, checkpoints."""

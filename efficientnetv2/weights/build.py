@@ -1,4 +1,4 @@
-"""Networks by name, with published weights or those of a file."""
+"""Network construction by name, with published weights or a weights file."""
 
 import dataclasses
 import os
@@ -36,26 +36,25 @@ def build_model(
     """Returns the network as a functional Keras model.
 
     Shapes: [B, H, W, C], pixels in [0, 255] (uint8 or float), or, with
-    `include_preprocessing=False`, float as the weights expect it -> [B, num_classes] float32
-    logits, or, with `include_top=False`, [B, head channels] pooled features.
+    `include_preprocessing=False`, floats preprocessed as the weights expect -> [B, num_classes]
+    float32 logits, or, with `include_top=False`, [B, head channels] pooled features.
     Args:
-      name_or_spec: one of `list_models()`, the path of a specification in JSON, "keras/NAME" for
-        an architecture of `keras.applications`, or a `ModelSpec`.
-      input_shape: height and width in pixels, None for any, and channels.
-      in_channels: the channels, as a short way to give them; weights for three are adapted.
+      name_or_spec: one of `list_models()`, the path of a JSON specification, "keras/NAME" for an
+        architecture of `keras.applications`, or a `ModelSpec`.
+      input_shape: height and width in pixels, None for any, and number of channels.
+      in_channels: shortcut for the number of channels; weights for three channels are adapted.
       dropout_rate: probability of dropping a pooled feature.
-      drop_path_rate: of stochastic depth, which rises linearly from 0 over the blocks.
+      drop_path_rate: rate of stochastic depth, which rises linearly from 0 over the blocks.
       normalization, norm, padding, stem_stride, output_stride: see `ModelSpec`.
-      bn_synchronized: normalise over the batches of all replicas of a `tf.distribute` strategy.
-      weights: a name of published weights ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft"),
-        which bring their normalisation, and whose classifier is left out, with a warning, where
-        `num_classes` is another; or a file for `load_weights`; None: random.
-      verbose: show the progress of a download.
-    What is None is as the specification says.
-    Raises: UserError for an unknown name, settings that do not go together, or weights that do
-    not fit.
-    Source: paper Table 4 and official code: rate i / N of `drop_path_rate` for block i of N;
-    classifier kernel uniform in +-1 / sqrt(num_classes).
+      bn_synchronized: normalize over the batches of all replicas of a `tf.distribute` strategy.
+      weights: name of published weights ("imagenet", "imagenet21k", "imagenet21k-ft1k", "jft"),
+        which set the normalization, and whose classifier is dropped, with a warning, if
+        `num_classes` differs; a file for `load_weights`; or None for random initialization.
+      verbose: show download progress.
+    Settings that are None default to the values of the specification.
+    Raises: UserError for an unknown name, incompatible settings, or weights that do not fit.
+    Source: paper Table 4 and official code: block i of N has rate i / N * `drop_path_rate`;
+    the classifier kernel is uniform in +-1 / sqrt(num_classes).
 
     Example:
         model = effnet.build_model("efficientnetv2-s", num_classes=10, weights="imagenet")
@@ -87,7 +86,7 @@ def build_model(
     spec = get_spec(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     pretrained = None
     if weights is not None:
-        from efficientnetv2.weights import resolve  # Only TensorFlow reads checkpoints.
+        from efficientnetv2.weights import resolve  # Deferred: imports TensorFlow.
 
         pretrained = resolve.pretrained_row(spec.name, weights)
     if pretrained is not None:
@@ -109,15 +108,15 @@ def build_model(
 def build_backbone(
     name_or_spec: str | ModelSpec, *, levels: tuple[int, ...] = (2, 3, 4, 5), **settings
 ) -> keras.Model:
-    """Returns the network without its head, giving features of several resolutions.
+    """Returns the network without its head, as an extractor of multi-scale features.
 
-    Shapes: as `build_model` -> {"reduction_2": [B, H / 4, W / 4, C2], ...}, one per level; level k
-    is the last block output before the k-th halving is followed by another, at stride 2**k. With
-    a stride-1 stem all are twice as large; with `output_stride` none is smaller than it allows.
+    Shapes: as `build_model` -> {"reduction_2": [B, H / 4, W / 4, C2], ...}, one per level. Level k
+    is the last block output at stride 2**k, before the resolution is halved again. With a stride-1
+    stem, all features are twice as large; `output_stride` limits the stride of every level.
     Args:
-      levels: which of 1 to 5.
-      settings: of `build_model`; `weights` may have a classifier, which is left out.
-    Raises: UserError as `build_model`, and for a level that the network does not have.
+      levels: levels to return, from 1 to 5.
+      settings: arguments of `build_model`; a classifier in `weights` is dropped.
+    Raises: UserError as `build_model` does, and for a level that the network does not have.
 
     Example:
         backbone = effnet.build_backbone("efficientnetv2-s", weights="imagenet21k")

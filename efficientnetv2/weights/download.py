@@ -1,7 +1,8 @@
-"""Published weights in a cache on disk: downloaded once, verified, unpacked, or put there by hand.
+"""On-disk cache of published weights: download, verification and unpacking.
 
-Downloads have a progress bar and resume where they were cut, never mixing two versions of a file.
-An archive may be hostile: it is unpacked completely and inside its folder, or not at all.
+Downloads show a progress bar and resume after an interruption, never mixing two versions of a
+file. Archives may also be placed in the cache by hand. They are not trusted: an archive is unpacked
+completely and inside its folder, or not at all.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ RETRY_WAITS = (1.0, 3.0, 10.0)  # seconds before the second, third and fourth at
 TIMEOUT = 30.0  # seconds without a byte
 BAR_DELAY = 1.0  # seconds after which a progress bar appears
 _TRANSFER_CHUNK = 1 << 18  # bytes
-_BAD_RANGE = 416  # The file ends before the byte that was asked for.
+_BAD_RANGE = 416  # The file is shorter than the requested offset.
 _PASSING_STATUS = (408, _BAD_RANGE, 429, 500, 502, 503, 504)
 _PASSING_ERRORS = (
     TimeoutError,
@@ -40,7 +41,7 @@ _PASSING_ERRORS = (
     BrokenPipeError,
     http.client.IncompleteRead,
 )
-MAX_UNPACKED_BYTES = 8 * 2**30  # L2's 480 million weights and their averages take 4.
+MAX_UNPACKED_BYTES = 8 * 2**30  # L2 takes 4 GB: 480 million weights and their averages.
 _UNPACK_CHUNK = 1 << 20
 CACHE_VARIABLE = "EFFICIENTNETV2_CACHE"
 URL_VARIABLE = "EFFICIENTNETV2_WEIGHTS_URL"
@@ -48,7 +49,7 @@ DEFAULT_CACHE = os.path.join("~", ".cache", "efficientnetv2")
 
 
 class TransferError(Exception):
-    """A transfer that failed; the message is the reason, `passing` if it may go better later."""
+    """A failed transfer; the message is the reason, `passing` is true if a retry may succeed."""
 
     def __init__(self, reason: str, passing: bool = False):
         super().__init__(reason)
@@ -57,9 +58,9 @@ class TransferError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Origin:
-    """What a partial file is a part of; kept beside it, as JSON.
+    """Origin of a partial file, stored next to it as JSON.
 
-    `validator` is the server's word for this version of the file, None where it has none.
+    `validator` is the server's identifier of this version of the file, None if it sends none.
     """
 
     url: str
@@ -68,13 +69,13 @@ class _Origin:
 
 
 def transfer(url: str, path: str, *, num_bytes: int | None = None) -> None:
-    """Downloads `url` to `path`, going on with what a call that failed left there.
+    """Downloads `url` to `path`, resuming from what a failed call left there.
 
-    `path` is whole only once this has returned. `num_bytes` is its length, where it is known
-    beforehand. Where the server cannot resume, or its file has changed, the download starts again.
+    `path` is complete only once this function has returned. `num_bytes` is its length, if known in
+    advance. If the server cannot resume, or its file has changed, the download starts again.
 
-    Raises: TransferError if the file cannot be had, or not in the length that is known or
-    announced; OSError if `path` cannot be written.
+    Raises: TransferError if the file cannot be downloaded or does not have the known or announced
+    length; OSError if `path` cannot be written.
     """
     for wait in (*RETRY_WAITS, None):
         try:
@@ -87,7 +88,7 @@ def transfer(url: str, path: str, *, num_bytes: int | None = None) -> None:
 
 
 def forget(path: str) -> None:
-    """Removes what a transfer to `path` left: the part, and the note of what it is a part of."""
+    """Removes what a transfer to `path` left: the partial file and the note of its origin."""
     for name in (path, _origin_path(path)):
         with contextlib.suppress(FileNotFoundError):
             os.remove(name)
@@ -112,12 +113,12 @@ def _attempt(url: str, path: str, num_bytes: int | None) -> None:
 
 
 def _left_over(url: str, path: str) -> tuple[_Origin | None, int]:
-    """Returns what lies at `path` and how many bytes of it, or (None, 0) if it is of no use."""
+    """Returns origin and length in bytes of the partial file, or (None, 0) if it is not usable."""
     try:
         with open(_origin_path(path), encoding="utf-8") as file:
             origin = _Origin(**json.load(file))
         offset = os.path.getsize(path)
-    except (FileNotFoundError, ValueError, TypeError):  # The latter two: the note is half written.
+    except (FileNotFoundError, ValueError, TypeError):  # The latter two: truncated note.
         return None, 0
     return (origin, offset) if origin.url == url and origin.validator else (None, 0)
 
@@ -141,13 +142,13 @@ def _origin_of(response, url: str, num_bytes: int | None) -> _Origin:
     if num_bytes not in (None, announced):
         raise TransferError(f"it announces {announced} bytes, where {num_bytes} are known")
     etag = response.headers.get("ETag", "")
-    if not etag or etag.startswith("W/"):  # A weak tag does not promise equal bytes.
+    if not etag or etag.startswith("W/"):  # A weak ETag does not guarantee equal bytes.
         etag = response.headers.get("Last-Modified")
     return _Origin(url, etag, announced)
 
 
 def _check_continues(response, path: str, origin: _Origin, offset: int) -> None:
-    """For servers that ignore `If-Range`, or count differently."""
+    """Checks a partial response, as servers may ignore `If-Range` or count bytes differently."""
     total = r"\*" if origin.num_bytes is None else rf"({origin.num_bytes}|\*)"
     content_range = response.headers.get("Content-Range", "")
     same_range = re.fullmatch(rf"bytes {offset}-\d+/{total}", content_range)
@@ -181,12 +182,12 @@ def _copy(response, path: str, origin: _Origin, offset: int) -> None:
 
 def _read(response) -> bytes:
     with _network_errors():
-        return response.read1(_TRANSFER_CHUNK)  # What has come, so that a cut loses little.
+        return response.read1(_TRANSFER_CHUNK)  # One read: an interruption loses little.
 
 
 @contextlib.contextmanager
 def _network_errors():
-    """Turns what the network raises into TransferErrors, apart from what the disk raises."""
+    """Converts network errors to TransferErrors, to distinguish them from disk errors."""
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
@@ -201,22 +202,22 @@ def _origin_path(path: str) -> str:
 
 
 def unpack(archive: str, folder: str) -> None:
-    """Unpacks a tar archive, by gzip or not compressed, to `folder`, which must not exist.
+    """Unpacks a tar archive, gzip-compressed or uncompressed, to `folder`, which must not exist.
 
-    Only plain files and folders are accepted. `folder` appears last and at once, so it is never
-    half full. One process at a time may unpack to the same folder.
+    Only regular files and folders are accepted. `folder` is created by a final rename, so it is
+    never partially filled. Only one process at a time may unpack to the same folder.
 
-    Raises: UserError, naming the archive, if it is damaged or cut short, if it holds a link, a
+    Raises: UserError, naming the archive, if it is damaged or truncated, if it contains a link, a
     device, or a name that leads out of the folder, or if it unpacks to more than
     `MAX_UNPACKED_BYTES`; OSError if the folder cannot be written.
     """
     part = f"{folder}.part"
-    shutil.rmtree(part, ignore_errors=True)  # Of a process that was killed.
+    shutil.rmtree(part, ignore_errors=True)  # Left by a killed process.
     os.makedirs(part)
     try:
         with tarfile.open(archive, "r:gz" if _is_gzip(archive) else "r:") as tar:
             _extract_all(tar, archive, part)
-            while tar.fileobj.read(_UNPACK_CHUNK):  # To the end, where gzip compares its checksum.
+            while tar.fileobj.read(_UNPACK_CHUNK):  # To the end, where gzip verifies its checksum.
                 pass
         os.replace(part, folder)
     except tarfile.FilterError as error:
@@ -231,7 +232,7 @@ def unpack(archive: str, folder: str) -> None:
 
 
 def find_checkpoint(folder: str) -> str:
-    """Returns the prefix of the one checkpoint below `folder`, such as FOLDER/b0/model.ckpt.
+    """Returns the prefix of the only checkpoint under `folder`, such as FOLDER/b0/model.ckpt.
 
     Raises: UserError if there is none, or more than one.
     """
@@ -239,7 +240,7 @@ def find_checkpoint(folder: str) -> str:
         os.path.join(parent, name.removesuffix(".index"))
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.endswith(".index") and not name.startswith("._")  # Those are macOS' metadata.
+        if name.endswith(".index") and not name.startswith("._")  # "._*" is macOS metadata.
     ]
     if len(found) != 1:
         raise UserError(
@@ -264,7 +265,7 @@ def _extract_all(tar: tarfile.TarFile, archive: str, folder: str) -> None:
         tar.extract(member, folder, set_attrs=False, filter="data")
         if member.isreg():
             with open(os.path.join(folder, member.name), "rb") as file:
-                os.fsync(file.fileno())  # The folder's name must not outlive a power cut alone.
+                os.fsync(file.fileno())  # A power failure must not leave a folder without content.
 
 
 def _is_gzip(path: str) -> bool:
@@ -277,16 +278,16 @@ def _refused(archive: str, member: str, why: str) -> UserError:
 
 
 def fetch(row: Pretrained, cache_dir: str | None = None) -> str:
-    """Returns the prefix of a published checkpoint on disk, fetching it at the first use.
+    """Returns the prefix of a published checkpoint on disk, downloading it on first use.
 
     The cache is `cache_dir`, else `$EFFICIENTNETV2_CACHE`, else `~/.cache/efficientnetv2`. It
-    holds the archive under its published name, its checksum (`.sha256`, recorded at the first use
-    unless the table knows it, and compared whenever the archive is read again) and the unpacked
-    folder. An archive that was put there by hand is used. `$EFFICIENTNETV2_WEIGHTS_URL` replaces
-    the address of the publisher's folder with that of a mirror.
+    contains the archive under its published name, its checksum (`.sha256`, recorded on first use)
+    and the unpacked folder. Whenever the archive is read, it is verified against the checksum in
+    the table, else the recorded one. An archive placed in the cache by hand is used.
+    `$EFFICIENTNETV2_WEIGHTS_URL` replaces the URL of the publisher's folder with that of a mirror.
 
-    Raises: UserError, one line, if the archive cannot be had, saying where to put it; if it is
-    damaged, unsafe, or not the one of the checksum; or if the cache cannot be written.
+    Raises: UserError, one line, if the archive cannot be downloaded, stating where to put it; if it
+    is damaged, unsafe, or does not match the checksum; or if the cache cannot be written.
     """
     cache = os.path.expanduser(cache_dir or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE)
     archive = os.path.join(cache, os.path.basename(row.url))
@@ -297,7 +298,7 @@ def fetch(row: Pretrained, cache_dir: str | None = None) -> str:
             with _only_process(archive):
                 if not os.path.isdir(folder):  # Another process may have been faster.
                     _install(row, archive, folder)
-        elif row.sha256 and _recorded_sum(archive):  # The table may have learnt the sum since.
+        elif row.sha256 and _recorded_sum(archive):  # The table may list the sum by now.
             _check_sum(row, _recorded_sum(archive), archive, f"{archive} and {folder}")
     except OSError as error:
         reason = error.strerror or error
@@ -309,7 +310,10 @@ def fetch(row: Pretrained, cache_dir: str | None = None) -> str:
 
 
 def _install(row: Pretrained, archive: str, folder: str) -> None:
-    """Each of the three names (archive, sum, folder) appears only when what it names is whole."""
+    """Downloads, if necessary, verifies and unpacks an archive.
+
+    Archive, checksum and folder each get their final name only when they are complete.
+    """
     part = f"{archive}.part"
     source = archive
     if not os.path.exists(archive):
@@ -343,7 +347,7 @@ def _download(row: Pretrained, archive: str, part: str) -> None:
 
 
 def _check_sum(row: Pretrained, digest: str, archive: str, to_delete: str) -> None:
-    """Compares with the published sum, else with the recorded one, else with nothing."""
+    """Verifies a checksum against the published one, else the recorded one, if there is any."""
     expected = row.sha256 or _recorded_sum(archive)
     if expected in (None, digest):
         return
@@ -363,7 +367,7 @@ def _recorded_sum(archive: str) -> str | None:
 
 
 def _record_sum(archive: str, digest: str) -> None:
-    """Writes the sum in the form that `sha256sum --check` reads."""
+    """Writes the checksum in the format of `sha256sum --check`."""
     record = _record_path(archive)
     with open(f"{record}.part", "w", encoding="utf-8") as file:
         file.write(f"{digest}  {os.path.basename(archive)}\n")
@@ -376,7 +380,7 @@ def _record_path(archive: str) -> str:
 
 @contextlib.contextmanager
 def _only_process(archive: str):
-    """Waits until no other process fetches this archive; the lock ends with its process."""
+    """Waits for and holds the lock on fetching an archive; a dying process releases it."""
     with open(f"{archive}.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""Files that Keras saved (`.h5`, `.weights.h5`, `.keras`): EfficientNets of keras.applications and
-keras_efficientnet_v2.
+"""Reader of Keras files (`.h5`, `.weights.h5`, `.keras`) with EfficientNets of keras.applications
+or keras_efficientnet_v2.
 
 Only numbers and JSON are read: nothing that a file describes is built or run, and no other file
-that it may point to is opened.
+that it may refer to is opened.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ from efficientnetv2.weights.keras_names import (
 )
 from efficientnetv2.weights.stored import EPSILON, Preprocessing, Stored, with_our_epsilon
 
-MAX_BYTES = 8 * 2**30  # L2's 480 million weights take 2, its optimizer's slots twice that.
+MAX_BYTES = 8 * 2**30  # L2 takes 2 GB (480 million weights), its optimizer slots twice that.
 _BFLOAT16 = np.dtype("V2")  # As Keras 3 writes it.
-_IN_LAYERS = re.compile(r"(^|/)(layers|_layer_checkpoint_dependencies)/")  # The latter: 2.13.
+_IN_LAYERS = re.compile(r"(^|/)(layers|_layer_checkpoint_dependencies)/")  # The latter: Keras 2.13.
 _DAMAGE = (
     OSError,
     RuntimeError,
@@ -46,21 +46,21 @@ _DAMAGE = (
     lzma.LZMAError,
 )
 _KEEP_VALUES = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop")
-_TOLERANCE = 1e-3  # Of a normalised value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
-_STATISTICS = ("mean", "variance", "count")  # The weights of a Normalization.
-_TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2's `is_torch_mode`, ...
-_TORCH_EPSILON = 1e-5  # ... which has this epsilon too.
+_TOLERANCE = 1e-3  # Of a normalized value; (x - 128) / 128 and (x - 127.5) / 127.5 differ by 8e-3.
+_STATISTICS = ("mean", "variance", "count")  # Weights of a Normalization layer.
+_TORCH_PADDING = "stem_pad"  # A layer of keras_efficientnet_v2 with `is_torch_mode`, ...
+_TORCH_EPSILON = 1e-5  # ... which also sets this epsilon.
 
 
 @dataclasses.dataclass(frozen=True)
 class KerasFile:
-    """What a file holds.
+    """Content of a Keras file.
 
-    `arrays` are the floating-point ones. With `by_name` their names are `stem_conv/kernel`: layer
-    and weight. Otherwise the file does not know its layers' names, and an array is under its path
-    there, `layers/conv2d_3/vars/0`: the layer's class, counted, and the weight's number.
-    `layers` are the names that the file gives to layers, those without weights among them.
-    `config` describes the model, None where only weights were saved.
+    `arrays` contains the floating-point arrays. With `by_name`, they are named by layer and weight,
+    such as `stem_conv/kernel`. Otherwise the file does not store layer names, and an array is named
+    by its path, such as `layers/conv2d_3/vars/0`: class and number of the layer, number of the
+    weight. `layers` are the layer names in the file, including layers without weights. `config`
+    describes the model, or is None if only weights were saved.
     """
 
     arrays: dict[str, np.ndarray]
@@ -70,12 +70,12 @@ class KerasFile:
 
 
 def open_keras_file(path: str) -> KerasFile:
-    """Reads a whole file; what it is follows from its content.
+    """Reads a whole file, detecting its format from its content.
 
-    Raises: UserError if it is damaged or neither HDF5 nor an archive of Keras, or too large.
+    Raises: UserError if it is damaged, too large, or neither HDF5 nor a `.keras` archive.
     """
     try:
-        with open(path, "rb"):  # Says why, if it cannot be opened.
+        with open(path, "rb"):  # Raises the reason if it cannot be opened.
             pass
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
@@ -103,22 +103,22 @@ def _read_archive(path: str) -> KerasFile:
 
 
 def _read(file: h5py.File, config: dict | None) -> KerasFile:
-    """Links are not followed."""
+    """Reads the arrays and layer names of an HDF5 file; links are not followed."""
     datasets, groups = {}, []
 
     def visit(name, item):
-        name = name.replace("\\", "/")  # Keras before 3 on Windows.
+        name = name.replace("\\", "/")  # As written by Keras before 3 on Windows.
         if isinstance(item, h5py.Dataset):
             datasets[name] = item
         else:
             groups.append(name)
 
     file.visititems(visit)
-    if "model_weights" in groups:  # Beside the optimizer's.
+    if "model_weights" in groups:  # Next to those of the optimizer.
         root = "model_weights/"
         datasets = {name: item for name, item in datasets.items() if name.startswith(root)}
     by_name = not any(re.search(r"(^|/)vars/\d+$", name) for name in datasets)
-    if not by_name:  # Beside the optimizer's and the metrics'.
+    if not by_name:  # Next to those of the optimizer and the metrics.
         datasets = {name: item for name, item in datasets.items() if _IN_LAYERS.search(name)}
     arrays, num_bytes = {}, 0
     for name, dataset in datasets.items():
@@ -156,10 +156,10 @@ def _check_size(num_bytes: int, name: str):
 
 @dataclasses.dataclass(frozen=True)
 class InputMap:
-    """What a model does to pixels before its first convolution.
+    """Preprocessing that a model applies to pixels before its first convolution.
 
-    `normalization` is our name for it. It is None where the model does nothing, as it may take
-    prepared images, and where it does something that we have no name for, which `unknown` says.
+    `normalization` is our name for it. It is None if the model does nothing, since it may expect
+    preprocessed images, or if we do not support what it does, which `unknown` then describes.
     """
 
     normalization: str | None
@@ -167,7 +167,7 @@ class InputMap:
 
 
 def flat_layers(config: dict) -> list[dict]:
-    """Returns the descriptions of a model's layers, those of nested models in their place."""
+    """Returns the layer configurations of a model, with nested models expanded in place."""
     layers = []
     for layer in config["config"].get("layers", ()):
         nested = isinstance(layer["config"], dict) and "layers" in layer["config"]
@@ -176,7 +176,7 @@ def flat_layers(config: dict) -> list[dict]:
 
 
 def image_size_of(layers: list[dict]) -> int | None:
-    """The side in pixels of the square images that the model takes, None if it takes others."""
+    """Returns the side in pixels of the model's input images, or None if they are not square."""
     for layer in layers:
         if layer["class_name"] == "InputLayer":
             settings = layer["config"]
@@ -187,7 +187,7 @@ def image_size_of(layers: list[dict]) -> int | None:
 
 
 def epsilon_of(layers: list[dict]) -> float | None:
-    """The epsilon of the first batch normalisation, None if there is none."""
+    """Returns the epsilon of the first batch normalization, or None if there is none."""
     for layer in layers:
         if layer["class_name"] == "BatchNormalization":
             return float(layer["config"]["epsilon"])
@@ -195,13 +195,13 @@ def epsilon_of(layers: list[dict]) -> float | None:
 
 
 def input_map_of(layers: list[dict], statistics: Callable[[str], Sequence[np.ndarray]]) -> InputMap:
-    """Follows pixels in [0, 255] to the first convolution.
+    """Traces pixels in [0, 255] to the first convolution.
 
-    `statistics(name)` gives mean and variance of a Normalization that keeps them among the
-    weights. Source: keras.applications: V2 rescales, and the B models then normalise by constants.
-    V1 rescales and normalises by weights, in which its published files have the standard deviation
-    for the variance; a model made with `weights="imagenet"` makes up for that with one rescaling
-    more, which models of Keras before 2.10 lack: theirs is a normalisation that we do not have.
+    `statistics(name)` returns mean and variance of a Normalization layer that stores them as
+    weights. Source: keras.applications: V2 rescales, and the B models then normalize by constants.
+    V1 rescales and normalizes by weights, in which its published files store the standard deviation
+    in place of the variance. A model built with `weights="imagenet"` compensates with another
+    rescaling, which models of Keras before 2.10 lack: we do not support their normalization.
     """
     scale, offset = np.ones(3), np.zeros(3)
     for layer in layers:
@@ -237,7 +237,7 @@ def _named(scale: np.ndarray, offset: np.ndarray) -> InputMap:
 
 
 def _numbers(value) -> np.ndarray:
-    """Numbers as JSON has them, or as Keras wraps an array: {"config": {"value": ...}}."""
+    """Returns an array of JSON numbers, or of those in Keras' {"config": {"value": ...}}."""
     while isinstance(value, dict):
         value = value["config"]["value"]
     return np.asarray(value, np.float64).reshape(-1)
@@ -245,7 +245,7 @@ def _numbers(value) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Description:
-    """What the configuration says; of a file without one only what its layers' names tell."""
+    """Properties of a saved model, from its configuration or else from its layer names alone."""
 
     input_map: InputMap
     preprocessing: Preprocessing | None
@@ -254,14 +254,15 @@ class _Description:
 
 
 def read_keras_file(path: str) -> Stored:
-    """Reads `.h5`, `.weights.h5` or `.keras`, of Keras 2 or 3, with or without a classifier.
+    """Reads `.h5`, `.weights.h5` or `.keras` of Keras 2 or 3, with or without a classifier.
 
-    The network may be a layer of a larger model. A classifier of any name is known by its shape if
-    it is the only dense layer. Another epsilon of batch normalisation goes into the variances.
-    `preprocessing` is None where only weights were saved.
+    The network may be a layer of a larger model. A classifier of any name is recognized by its
+    shape if it is the only dense layer. A different epsilon of batch normalization is folded into
+    the variances. `preprocessing` is None if only weights were saved.
 
-    Raises: UserError if the file cannot be read or holds no EfficientNet; from `names(model)`, if
-    a model that normalises pixels is given weights for a normalisation that we do not have.
+    Raises: UserError if the file cannot be read or does not contain an EfficientNet; from
+    `names(model)`, if the model normalizes pixels and the weights need an unsupported
+    normalization.
     """
     file = open_keras_file(path)
     return _read_by_name(path, file) if file.by_name else _read_by_order(path, file)
@@ -307,12 +308,12 @@ def _read_by_order(path: str, file: KerasFile) -> Stored:
     left = iter(normalizations)
 
     def statistics(layer_name):
-        layer = next(left)  # They come in the order of the configuration.
+        layer = next(left)  # Stored in the order of the configuration.
         return [file.arrays[f"{layer}/vars/{number}"] for number in (0, 1)]
 
     dense = layers.get("dense", [])
     if len(dense) > 1:
-        del layers["dense"]  # None of them is known to be the classifier.
+        del layers["dense"]  # Which of them is the classifier is unknown.
     return _stored(
         path,
         "Keras, by order",
@@ -326,7 +327,7 @@ def _read_by_order(path: str, file: KerasFile) -> Stored:
 
 
 def _stored(path, format, description, arrays, names, *, dense, kernel, head) -> Stored:
-    """What both kinds of file have in common; `dense` are the dense layers' names."""
+    """Builds the `Stored` of either kind of file; `dense` are the names of the dense layers."""
 
     def checked_names(model):
         unknown = description.input_map.unknown

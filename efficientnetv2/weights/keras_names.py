@@ -1,12 +1,12 @@
-"""Names and orders of EfficientNet weights in files of other Keras implementations.
+"""Names and order of EfficientNet weights in files of other Keras implementations.
 
-Source: keras.applications (EfficientNetV2 and V1; those of the older `efficientnet` package are
-the same) and keras_efficientnet_v2 1.2.2.
+Source: keras.applications (EfficientNetV2 and V1; the older `efficientnet` package uses the same
+names) and keras_efficientnet_v2 1.2.2.
 
-Keras' `.weights.h5`, and the one inside `.keras`, number their layers: `layers/conv2d_3/vars/1` is
-a weight of the fourth layer of that class, in the order in which the model lists its layers. A
-functional EfficientNet lists them as it uses them, whoever wrote it, so the order is that of our
-own.
+Keras' `.weights.h5`, also inside `.keras`, numbers the layers: `layers/conv2d_3/vars/1` is a weight
+of the fourth layer of that class, in the order in which the model lists its layers. Every
+functional EfficientNet lists its layers in order of use, regardless of the implementation, so the
+order matches ours.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import keras
 from efficientnetv2.network.blocks import FusedMBConv, MBConv
 from efficientnetv2.network.compat import var_path
 
-_NUMBERS = {  # Of the weights of a layer, in the order in which Keras makes them.
+_NUMBERS = {  # Index of a weight in its layer, in the order in which Keras creates them.
     "kernel": 0,
     "bias": 1,
     "gamma": 0,
@@ -30,11 +30,11 @@ _NUMBERS = {  # Of the weights of a layer, in the order in which Keras makes the
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a package names layers.
+    """Layer names of a package.
 
-    `block` matches a layer of a block: number of its stage, its number there, step. `steps` and
-    `parts` give our layers for theirs, within a block and outside. `head` are the prefixes of the
-    names of the head.
+    `block` matches the name of a layer in a block; its groups are the stage, the block's position
+    in it, and the step. `steps` and `parts` map their layers to ours, inside and outside of blocks.
+    `head` lists the name prefixes of the head.
     """
 
     package: str
@@ -47,7 +47,7 @@ class Layout:
 LAYOUTS = (
     Layout(
         "keras.applications",
-        re.compile(r"block(\d+)(.)_(\w+)"),  # The blocks of a stage are a to z, then { and on.
+        re.compile(r"block(\d+)(.)_(\w+)"),  # Blocks in a stage are a to z, then { and so on.
         {
             "expand_conv": "expand_conv",
             "expand_bn": "expand_bn",
@@ -94,7 +94,7 @@ LAYOUTS = (
 
 
 def find_layout(names: Iterable[str]) -> Layout | None:
-    """Returns the layout by which the blocks of a file are named, None if it is none of these."""
+    """Returns the layout that matches the block names of a file, or None if none does."""
     for layout in LAYOUTS:
         if any(layout.block.match(name) for name in names):
             return layout
@@ -104,8 +104,8 @@ def find_layout(names: Iterable[str]) -> Layout | None:
 def names_of_paths(names: Iterable[str], layout: Layout) -> dict[str, str]:
     """Returns {our path: name} for the names of a file, such as `block2a_expand_conv/kernel`.
 
-    Blocks are counted as the file counts them, stage by stage, so that the depths of the stages
-    need not be known. What the layout does not know is left out.
+    Blocks are counted in the file's order, stage by stage, so that the depths of the stages need
+    not be known. Names that the layout does not contain are left out.
     """
     matches = {name: layout.block.fullmatch(name.split("/")[0]) for name in names}
     order = sorted({_position(match) for match in matches.values() if match})
@@ -120,14 +120,14 @@ def names_of_paths(names: Iterable[str], layout: Layout) -> dict[str, str]:
 
 
 def _position(match: re.Match) -> tuple:
-    """Sorts numbers by value (9 before 10) and letters by the alphabet."""
+    """Returns a key that sorts numbers by value (9 before 10) and letters alphabetically."""
     return int(match[1]), len(match[2]), match[2]
 
 
 def layers_by_class(names: Iterable[str]) -> dict[str, list[str]]:
-    """Returns {class: the paths of its layers, in order} for `layers/conv2d_3/vars/0` and so on.
+    """Returns {class: paths of its layers, in order} for names such as `layers/conv2d_3/vars/0`.
 
-    Those of a nested model follow each other, whatever else the file has.
+    Layers of a nested model stay together, whatever else the file contains.
     """
     found = {}
     for name in names:
@@ -142,7 +142,7 @@ def layers_by_class(names: Iterable[str]) -> dict[str, list[str]]:
 def names_in_order(model: keras.Model, layers: dict[str, list[str]]) -> dict[str, str]:
     """Returns {our path: name in the file} for every weight of a model that `build_model` built.
 
-    A path whose layer is beyond the last of its class in the file is left out.
+    Paths are left out where the file has fewer layers of a class than the model.
     """
     numbers, names = {}, {}
     for layer in _layers_in_use(model):
@@ -157,7 +157,7 @@ def names_in_order(model: keras.Model, layers: dict[str, list[str]]) -> dict[str
 
 
 def _layers_in_use(model: keras.Model):
-    """The innermost layers with weights, in the order in which they are used."""
+    """Yields the innermost layers with weights, in order of use."""
     for layer in model.layers:
         steps = layer.steps if isinstance(layer, (MBConv, FusedMBConv)) else [layer]
         for step in steps:

@@ -1,6 +1,6 @@
-"""Loading weights of any known format into a built network.
+"""Weight loading from any supported format into a built network.
 
-To add a format: a reader that returns `Stored`, and a line in `read_weights`.
+To add a format, write a reader that returns `Stored` and call it from `read_weights`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ STEM = "stem_conv/kernel"
 def read_weights(path: str, use_ema: bool = True) -> Stored:
     """Reads a weights file, or the newest checkpoint of a folder.
 
-    Raises: UserError if there is none, or it cannot be read.
+    Raises: UserError if nothing is found at `path`, or it cannot be read.
     """
     for endings, read in _BY_ENDING.items():
         if path.endswith(endings) and not os.path.isdir(path):
@@ -47,7 +47,7 @@ def read_weights(path: str, use_ema: bool = True) -> Stored:
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What a load did; paths are those of the model's weights, names those of the file."""
+    """Result of loading weights; paths are those of the model's weights, names are the file's."""
 
     source: str
     step: int | None
@@ -58,7 +58,7 @@ class LoadReport:
     mismatched: tuple[str, ...] = ()  # "path: shape in the file, shape in the model".
     format: str = ""
     unused: tuple[str, ...] = ()  # Of a classifier or head that the model was built without.
-    adapted: tuple[str, ...] = ()  # What was changed to fit, in words.
+    adapted: tuple[str, ...] = ()  # Descriptions of what was changed to fit.
 
 
 def load_weights(
@@ -70,17 +70,18 @@ def load_weights(
 ) -> LoadReport:
     """Loads a file, or the newest checkpoint of a folder, into `model`; the format is detected.
 
-    Formats: checkpoints of our runs; official checkpoints, by name and by object; `.h5`,
+    Formats: checkpoints of our runs; official checkpoints, name-based and object-based; `.h5`,
     `.weights.h5` and `.keras` of `keras.applications` and `.h5` of keras_efficientnet_v2; `.pth`
     and `.safetensors` of timm and torchvision. See `read_weights`.
-    `use_ema` takes the averaged weights where there are any. Weights of a classifier or head that
-    the model does not have are left aside. A stem trained on three channels is adapted to another
-    number: summed for one channel, else repeated in turn and scaled by 3 / channels (as timm does).
-    If the weights were trained with another padding, or the file tells of another normalisation,
-    the model is switched to it. Nothing is changed if anything is wrong.
+    With `use_ema`, averaged weights are loaded if there are any. Weights of a classifier or head
+    that the model does not have are ignored. A stem trained on three channels is adapted to a
+    different number: summed for one channel, otherwise repeated cyclically and scaled by
+    3 / channels (as in timm). If the weights were trained with a different padding, or the file
+    specifies a different normalization, the model is switched to it. On any error, the model is
+    left unchanged.
 
-    Raises: UserError if there is nothing to read, it cannot be read, or, without `skip_mismatch`,
-    a weight is missing, left over or of another shape.
+    Raises: UserError if nothing is found at `path`, it cannot be read, or, without `skip_mismatch`,
+    a weight is missing, unexpected or of a different shape.
 
     Example:
         model = effnet.build_model("efficientnetv2-b0", num_classes=12)
@@ -101,9 +102,9 @@ def assign(
     but: tuple[str, ...] = (),
     normalization: str | None = None,
 ) -> LoadReport:
-    """Puts stored weights into `model`.
+    """Assigns stored weights to `model`.
 
-    `but` names layers that keep theirs; `normalization` is what to switch the model to.
+    `but` names layers that keep their weights; `normalization` is the one to switch the model to.
     """
     if stored.format != "run" and STEM not in map(var_path, model.weights):
         raise UserError(f"{stored.path} holds an EfficientNet, and {model.name} is none of ours")
@@ -154,11 +155,12 @@ def assign(
 
 
 def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Turns a kernel for three channels into one for another number.
+    """Converts a kernel for three channels to a different number of channels.
 
     Shapes: [k, k, 3, filters] -> [k, k, channels, filters]. One channel gets the sum, so that a
-    grey image gives what three equal channels gave; more are the three in turn, times
-    3 / channels, so that the sum keeps its size. Source: timm's `adapt_input_conv`.
+    gray image gives the same result as three equal channels. For other numbers, the three are
+    repeated cyclically and scaled by 3 / channels, which preserves the magnitude of the sum.
+    Source: timm's `adapt_input_conv`.
     """
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)
@@ -166,7 +168,7 @@ def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _parts_without_layer(model, stored: Stored, but) -> tuple[str, ...]:
-    """Prefixes of the names of parts that the model was built without, or that keep their own."""
+    """Returns name prefixes of parts that the model lacks or that keep their weights."""
     layers = {layer.name for layer in model.layers} - set(but)
     aside = () if "classifier" in layers else stored.classifier
     return aside if "head_conv" in layers else (*aside, *stored.head)

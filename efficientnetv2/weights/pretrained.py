@@ -1,4 +1,4 @@
-"""The published weights: where each archive lies, and what its network expects of an image."""
+"""Table of published weights: archive URLs and the preprocessing that each network expects."""
 
 import dataclasses
 
@@ -26,14 +26,14 @@ _V2 = ("v2", "bilinear", "centered")
 _FINE_TUNED = ("whole", "bilinear", "inception")
 _LEGACY = ("v1", "legacy_bicubic", "imagenet")
 _ADVPROP = ("v1", "legacy_bicubic", "inception")
-# Archive name: (sha256, bytes), where both were taken from a trusted download: its `.sha256` file
-# in the cache has the sum. None is known so far; `download.py` records each at its first use.
+# {archive name: (sha256, bytes)}, both taken from a trusted download, whose `.sha256` file in the
+# cache contains the checksum. Empty so far; `download.py` records each checksum on first use.
 _KNOWN: dict[str, tuple[str, int]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """One published archive. `sha256` and `num_bytes` are None where they are not known to us."""
+    """One published archive. `sha256` and `num_bytes` are None if we do not know them."""
 
     model_name: str
     tag: str
@@ -112,8 +112,8 @@ def list_pretrained() -> tuple[Pretrained, ...]:
 def get_pretrained(model_name: str, tag: str) -> Pretrained:
     """Returns the row of a model's weights.
 
-    Raises: UserError for a tag that does not exist, or weights that were not published, naming
-    those that were.
+    Raises: UserError for an unknown tag, or for weights that were not published, listing those
+    that were.
     """
     if tag not in TAGS:
         raise UserError(f"unknown weights {tag!r}{nearest(tag, TAGS)}")

@@ -1,4 +1,4 @@
-"""Resolves `weights=`: a name of published weights, or a path."""
+"""Resolution of the `weights` argument: a name of published weights, or a path."""
 
 import dataclasses
 import glob
@@ -17,9 +17,9 @@ from efficientnetv2.weights.stored import Stored
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """Weights that were read, with the settings that travel with them, as keys of a config.
+    """Weights that were read, and the config settings that they imply, by key.
 
-    `labels` names a list of class names, where it is known which they are.
+    `labels` names a list of class names, or is None if they are unknown.
     """
 
     stored: Stored
@@ -28,9 +28,9 @@ class Opened:
 
 
 def pretrained_row(model_name: str, weights: str) -> Pretrained | None:
-    """Returns the row of published weights if `weights` is a name of such, None for a path.
+    """Returns the row of published weights if `weights` is such a name, or None for a path.
 
-    Raises: UserError if there are none of that name for the model, or it is neither.
+    Raises: UserError if the model has no weights of that name, or if it is neither name nor path.
     """
     if weights in TAGS:
         return get_pretrained(model_name, weights)
@@ -49,9 +49,9 @@ def load_into(
 ) -> LoadReport:
     """Loads published weights, downloaded on first use, or a path, into `model`.
 
-    Of published weights the classifier is left out, with a warning, where the classes are others.
-    A file's normalisation replaces the model's, unless it is to keep its own.
-    Raises: UserError as `load_weights`, or if the download fails.
+    A published classifier is dropped, with a warning, if the number of classes differs. A file's
+    normalization replaces the model's, unless `keep_normalization`.
+    Raises: UserError as `load_weights` does, or if the download fails.
     """
     if pretrained is None:
         stored = read_weights(weights)
@@ -73,8 +73,8 @@ def load_into(
 def open_weights(model_name: str, weights: str, use_ema: bool = True) -> Opened:
     """Reads published weights, downloaded on first use, or a path.
 
-    Raises: UserError as `load_weights`, if the download fails, for an architecture of Keras, or
-    for a run, whose settings lie beside its checkpoints.
+    Raises: UserError as `load_weights` does, if the download fails, for an architecture of Keras,
+    or for a run, whose settings are stored next to its checkpoints.
     """
     if model_name.startswith("keras/"):
         raise UserError(f"{model_name} takes its weights from a run: give --model_dir")
@@ -98,7 +98,7 @@ def open_weights(model_name: str, weights: str, use_ema: bool = True) -> Opened:
 
 
 def _classes_in(stored: Stored) -> int:
-    """Counts the classifier's biases."""
+    """Returns the number of classes, which is the number of the classifier's biases."""
     for name, array in stored.arrays.items():
         if name.startswith(stored.classifier) and array.ndim == 1:
             return len(array)

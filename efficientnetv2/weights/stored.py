@@ -1,4 +1,4 @@
-"""Stored weights: what every weights reader returns, and the preprocessing they expect."""
+"""Stored weights, as returned by every reader, and the preprocessing that they expect."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,18 +8,18 @@ import numpy as np
 
 from efficientnetv2.hparams.spec import ModelSpec
 
-EPSILON = ModelSpec.bn_epsilon  # Of batch normalisation in the named architectures.
+EPSILON = ModelSpec.bn_epsilon  # Of batch normalization in the named architectures.
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How the images were prepared on which the weights were published or evaluated.
+    """Image preprocessing with which the weights were published or evaluated.
 
     Units: image_size in pixels. `crop` ("v2", "v1", "whole") and `resize_method` ("bilinear",
-    "legacy_bicubic") are those of `datasets/preprocess.py`. `normalization` says what pixels in
-    [0, 255] become: "centered" is (x - 128) / 128, "imagenet" subtracts the ImageNet mean and
-    divides by its standard deviation, "inception" is (x - 127.5) / 127.5. None is what a file does
-    not tell.
+    "legacy_bicubic") are those of `datasets/preprocess.py`. `normalization` is applied to pixels in
+    [0, 255]: "centered" is (x - 128) / 128, "imagenet" subtracts the ImageNet mean and divides by
+    its standard deviation, "inception" is (x - 127.5) / 127.5. Values that a file does not specify
+    are None.
     """
 
     image_size: int | None
@@ -29,14 +29,15 @@ class Preprocessing:
 
 
 def unchanged(path: str, array: np.ndarray) -> np.ndarray:
-    """The layout of a format that stores arrays as Keras does."""
+    """Returns `array` unchanged, for formats that store arrays in Keras' layout."""
     return array
 
 
 def with_our_epsilon(epsilon: float, path: str, array: np.ndarray) -> np.ndarray:
-    """A variance that was trained with `epsilon` takes up the difference to `EPSILON`.
+    """Adds the difference between `epsilon`, used in training, and `EPSILON` to a variance.
 
-    Their sum stays, so that inference is the same; the variance alone may become negative.
+    The sum of variance and epsilon is preserved, so that inference is the same; the variance alone
+    may become negative. Other arrays are returned unchanged.
     """
     if path.endswith("/moving_variance") and epsilon != EPSILON:
         return array + np.float32(epsilon - EPSILON)
@@ -47,12 +48,12 @@ def with_our_epsilon(epsilon: float, path: str, array: np.ndarray) -> np.ndarray
 class Stored:
     """The weights of a file under the names of its format.
 
-    `arrays` leaves out what is no weight of the network (optimizer slots, step counters, ...).
-    `names(model)` gives {path of a weight of the model: its name in `arrays`}.
-    `to_ours(path, array)` turns a stored array into the layout of the weight at `path`.
-    `classifier` and `head` are prefixes of the names that a model without those parts leaves
-    aside. `padding` is what the weights were trained with, None where the file cannot know.
-    `preprocessing` and `num_classes` are None where the file does not tell.
+    `arrays` excludes everything that is not a weight of the network (optimizer slots, step
+    counters, ...). `names(model)` returns {path of a weight of the model: its name in `arrays`}.
+    `to_ours(path, array)` converts a stored array to the layout of the weight at `path`.
+    `classifier` and `head` are prefixes of the names that a model without those parts ignores.
+    `padding` is the one that the weights were trained with, or None if the format does not imply
+    it. `preprocessing` and `num_classes` are None if the file does not specify them.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: of our runs, official name-based and official object-based.
+"""Reader of TensorFlow checkpoints: our runs, official name-based and official object-based.
 
 Source: official name-based (TF1) checkpoints, without the model's scope: `blocks_3/conv2d/kernel`;
 official main_tf2.py: the attributes of its model, `_blocks/3/_expand_conv/kernel`, without
@@ -55,7 +55,7 @@ def official_names(model: keras.Model) -> dict[str, str]:
 
 
 def _block_scopes(block) -> dict[str, str]:
-    """Numbers the convolutions and normalisations of a block in the order of their use."""
+    """Numbers the convolutions and normalizations of a block in order of use."""
     steps = ["depthwise", "project"] if isinstance(block, MBConv) else ["project"]
     if block.expand != 1:
         steps.insert(0, "expand")
@@ -90,7 +90,7 @@ def official_object_keys(model: keras.Model) -> dict[str, str]:
 
 
 def _block_part(block: MBConv | FusedMBConv, step: str) -> str:
-    """The attribute of a step. Normalisations are numbered by role: the fused block has no 2."""
+    """Returns the attribute of a step; norms are numbered by role, so a fused block has no 2."""
     name, kind = step.split("_")
     if kind == "conv":
         return f"_{step}"
@@ -109,9 +109,9 @@ def checkpoint_prefix(path: str) -> str | None:
 
 
 def read_checkpoint(prefix: str, use_ema: bool) -> Stored:
-    """Reads a checkpoint of any of the three kinds; averaged weights where it has them.
+    """Reads a checkpoint of any of the three kinds, with `use_ema` its averaged weights, if any.
 
-    Raises: UserError if it cannot be read or holds none of the networks' names.
+    Raises: UserError if it cannot be read or does not contain a network's names.
     """
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -122,7 +122,7 @@ def read_checkpoint(prefix: str, use_ema: bool) -> Stored:
             return _object_based(prefix, reader, keys)
         if any(re.search(r"(^|/)stem/conv2d/kernel", key) for key in keys):
             return _name_based(prefix, reader, keys, use_ema)
-    except (tf.errors.OpError, IndexError, ValueError) as error:  # IndexError: cut short.
+    except (tf.errors.OpError, IndexError, ValueError) as error:  # IndexError: truncated.
         reason = one_line(str(error))
         raise UserError(f"cannot read checkpoint {prefix}: {reason}") from error
     some = ", ".join(sorted(keys)[:3])
@@ -151,7 +151,7 @@ def _of_a_run(prefix, reader, keys, use_ema) -> Stored:
 
 
 def _name_based(prefix, reader, keys, use_ema) -> Stored:
-    """`efficientnetv2-s/blocks_3/conv2d/kernel`, with or without an average beside each."""
+    """Reads names like `efficientnetv2-s/blocks_3/conv2d/kernel`, with or without averages."""
     plain = {key for key in keys if not key.endswith(_EMA) and not _NO_WEIGHT.search(key)}
     plain |= {key.removesuffix(_EMA) for key in keys if key.endswith(_EMA)}
     arrays, averaged = {}, False

@@ -1,4 +1,4 @@
-"""State dicts of PyTorch, in `.safetensors` or `.pth`: what is read, and whose names it has."""
+"""Reader of PyTorch state dicts of timm and torchvision, in `.safetensors` or `.pth` files."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 
-import ml_dtypes  # noqa: F401 - Teaches NumPy bfloat16.
+import ml_dtypes  # noqa: F401 - Registers bfloat16 with NumPy.
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -26,13 +26,13 @@ from efficientnetv2.weights.torch_names import (
     torchvision_stored,
 )
 
-MIN_TORCH = (2, 10)  # Before, a hostile file could break out of `weights_only`: CVE-2026-24747.
-# What the training scripts of timm and torchvision call a state dict.
+MIN_TORCH = (2, 10)  # Before, a malicious file could bypass `weights_only`: CVE-2026-24747.
+# Keys of state dicts in checkpoints of timm's and torchvision's training scripts.
 _AVERAGED = ("state_dict_ema", "model_ema")
 _PLAIN = ("state_dict", "model")
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # Of DataParallel, averages, torch.compile.
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DataParallel, averages, torch.compile.
 _UPDATES = ".num_batches_tracked"
-_UNREADABLE = (  # In which ways a pickle in a zip fails that is damaged, or made to do harm.
+_UNREADABLE = (  # Errors raised for a damaged or malicious pickle in a zip file.
     *(OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError),
     *(pickle.PickleError, struct.error, EOFError, LookupError, TypeError, AttributeError),
 )
@@ -41,10 +41,11 @@ _UNREADABLE = (  # In which ways a pickle in a zip fails that is damaged, or mad
 def read_torch_file(path: str, use_ema: bool = True) -> Stored:
     """Reads a state dict of timm or torchvision, or a checkpoint of their training scripts.
 
-    Of the latter `use_ema` takes the averaged weights where there are any. Nothing in a pickle is
-    executed. Half precision becomes float32. A `config.json` of timm beside the file tells its
-    architecture, see `timm_stored`, image size and normalisation.
-    Raises: UserError if the file cannot be read, or without PyTorch not, or holds something else.
+    With `use_ema`, averaged weights of the latter are read if there are any. Nothing in a pickle is
+    executed. Half precision is converted to float32. A timm `config.json` next to the file
+    specifies architecture (see `timm_stored`), image size and normalization.
+    Raises: UserError if the file cannot be read, needs PyTorch `MIN_TORCH` or newer, which is not
+    installed, or contains anything else.
     """
     tensors, used_ema, architecture = _read(path, use_ema)
     tensors = {_WRAPPERS.sub("", name): array for name, array in tensors.items()}
@@ -73,7 +74,7 @@ def _read(path: str, use_ema: bool) -> tuple[dict[str, np.ndarray], bool, str | 
         return _unwrap(path, _torch_load(path), use_ema)
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: of no type of NumPy's.
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: not a NumPy dtype.
         raise _unreadable(path, error) from error
     arrays = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
     return arrays, False, None
@@ -88,7 +89,7 @@ def _torch_load(path: str) -> object:
         raise _needs_torch(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # PyTorch does not compare the checksums.
+            damaged = archive.testzip()  # PyTorch does not verify checksums.
         if damaged:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         with torch.serialization.safe_globals([argparse.Namespace]):  # The scripts' arguments.
@@ -109,7 +110,7 @@ def _torch_load(path: str) -> object:
 
 
 def _unwrap(path: str, content: object, use_ema: bool):
-    """As `_read`, of what a pickle held."""
+    """Returns the same as `_read`, from the content of a pickle."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds no state dict but a {type(content).__name__}")
     architecture = content.get("arch")
@@ -124,7 +125,7 @@ def _unwrap(path: str, content: object, use_ema: bool):
 
 
 def _config_beside(path: str) -> dict:
-    """What a `config.json` says; timm's hub has one in each folder of weights."""
+    """Returns the `config.json` next to a file, as in timm's hub, or {} if there is none."""
     config_path = os.path.join(os.path.dirname(path), "config.json")
     if not os.path.exists(config_path):
         return {}

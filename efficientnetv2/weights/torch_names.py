@@ -2,8 +2,8 @@
 
 timm: `blocks.1.0.conv_dw.weight`; source: timm/models/efficientnet.py, _efficientnet_blocks.py.
 torchvision: `features.2.0.block.1.0.weight`; source: torchvision/models/efficientnet.py.
-Their evaluations resize with antialiasing, which none of ours does, so crop and resizing are not
-taken over.
+Both evaluate with antialiased resizing, which we do not support, so crop and resize method are not
+adopted.
 """
 
 import functools
@@ -55,13 +55,13 @@ _PYTORCH_EPSILON = 1e-5
 TORCHVISION_STEM = "features.0.0.weight"
 _TORCHVISION_BLOCK = r"(features\.(\d+)\.(\d+)\.block)\."
 _V1_EPSILON = 1e-5
-_V1_B5_BLOCKS = 39  # B5 and larger are ports of the official ones and have their epsilon.
+_V1_B5_BLOCKS = 39  # B5 and larger are ports of the official weights, with their epsilon.
 
 
 def block_scopes(names: Iterable[str], pattern: str) -> list[str]:
-    """Returns the scopes of a file's blocks, such as "blocks.2.0", by stage and place in it.
+    """Returns the scopes of a file's blocks, such as "blocks.2.0", by stage and position in it.
 
-    The groups of `pattern`, which starts a name, are the scope and its two numbers.
+    `pattern` matches the start of a name; its groups are the scope and its two numbers.
     """
     matches = (re.match(pattern, name) for name in names)
     found = {(int(match[2]), int(match[3])): match[1] for match in matches if match}
@@ -74,12 +74,12 @@ def torch_names(
     blocks: list[str],
     sublayers: Callable[[list[str]], dict[str, str]],
 ) -> dict[str, str]:
-    """Returns {our path: name} for the weights that the file has a place for.
+    """Returns {our path: name} for the weights that have a counterpart in the file.
 
     `outer` maps our layers outside of blocks to scopes. `blocks` are the scopes of the file's
-    blocks; our i-th is the i-th of them, so that nobody has to know the stages. `sublayers` maps
-    the parts of a block in the order of their use, of "expand", "depthwise", "se" and "project",
-    to {our sublayer: scope in the block}.
+    blocks; our i-th block is the i-th of them, so that the stages need not be known. `sublayers`
+    maps the parts of a block in order of use, out of "expand", "depthwise", "se" and "project", to
+    {our sublayer: scope in the block}.
     """
     names = {}
     for layer in model.layers:
@@ -104,7 +104,7 @@ def _parts(block: MBConv | FusedMBConv) -> list[str]:
 
 
 def to_ours(path: str, array: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Returns an array, trained with `epsilon`, in the layout of the weight at `path`.
+    """Converts an array, trained with `epsilon`, to the layout of the weight at `path`.
 
     Shapes: convolutions [out, in, h, w] -> [h, w, in, out]; depthwise [C, 1, h, w] -> [h, w, C, 1];
     dense [out, in] -> [in, out]; for a variance see `with_our_epsilon`.
@@ -132,10 +132,10 @@ def of_timm(config: dict) -> Preprocessing | None:
 
 
 def of_torchvision(blocks: int, num_classes: int | None) -> Preprocessing:
-    """Tells by the number of blocks. Source: torchvision's presets.
+    """Infers the preprocessing from the number of blocks. Source: torchvision's presets.
 
-    All are trained on the ImageNet mean and standard deviation, but the published V2-L, a port of
-    the official weights.
+    All networks are trained with the ImageNet mean and standard deviation, except the published
+    V2-L, which is a port of the official weights.
     """
     ported = blocks == _V2_L_BLOCKS and num_classes == 1000
     return Preprocessing(None, None, None, "inception" if ported else "imagenet")
@@ -149,13 +149,13 @@ def timm_stored(
     updated: bool,
     preprocessing: Preprocessing | None = None,
 ) -> Stored:
-    """Returns what a state dict of an `EfficientNet` of timm holds.
+    """Returns the weights in a state dict of timm's `EfficientNet`.
 
-    A state dict does not tell `tf_efficientnet_b0`, which pads as TensorFlow does, from
-    `efficientnet_b0`, which pads as PyTorch does and has another epsilon. `architecture`, where
-    the file or its `config.json` names it, does; else the former is assumed, with a warning if
-    its statistics were `updated` in PyTorch, as those that were only converted were not.
-    Raises: UserError for an architecture whose names are the same but not what it computes.
+    A state dict does not distinguish `tf_efficientnet_b0`, which pads like TensorFlow, from
+    `efficientnet_b0`, which pads like PyTorch and has a different epsilon. `architecture` does, if
+    the file or its `config.json` names it. Otherwise the former is assumed, with a warning if the
+    statistics were `updated` in PyTorch, since those of converted weights never are.
+    Raises: UserError for an architecture with the same names but a different computation.
     """
     is_tf = _is_tf(path, architecture)
     if is_tf is None and updated:
@@ -183,7 +183,7 @@ def timm_stored(
 
 
 def _is_tf(path: str, architecture: str | None) -> bool | None:
-    """Whether an architecture is a port of the official one; None where nothing tells."""
+    """Returns whether an architecture is a port of the official one, or None if unknown."""
     name = re.split("[/:]", architecture or "")[-1].split(".")[0]  # hf-hub:timm/NAME.TAG
     match = _ARCHITECTURE.fullmatch(name)
     if match is None:
@@ -197,7 +197,7 @@ def _is_tf(path: str, architecture: str | None) -> bool | None:
 
 
 def _timm_sublayers(parts: list[str]) -> dict[str, str]:
-    """Numbers the normalisations of a block in the order of their use."""
+    """Numbers the normalizations of a block in order of use."""
     steps = tuple(part for part in parts if part != "se")
     scopes = dict(_SE)
     for number, (step, convolution) in enumerate(zip(steps, _CONVOLUTIONS[steps]), start=1):
@@ -206,7 +206,7 @@ def _timm_sublayers(parts: list[str]) -> dict[str, str]:
 
 
 def torchvision_stored(path: str, arrays: Mapping[str, np.ndarray], used_ema: bool) -> Stored:
-    """Returns what a state dict of `efficientnet_v2_s/m/l` or `efficientnet_b0` to `b7` holds."""
+    """Returns the weights of torchvision's `efficientnet_v2_s/m/l` or `efficientnet_b0` to `b7`."""
     blocks = block_scopes(arrays, _TORCHVISION_BLOCK)
     last_stage = max((int(scope.split(".")[1]) for scope in blocks), default=0)
     head = f"features.{last_stage + 1}"
@@ -235,7 +235,7 @@ def torchvision_stored(path: str, arrays: Mapping[str, np.ndarray], used_ema: bo
 
 
 def _torchvision_sublayers(parts: list[str]) -> dict[str, str]:
-    """Numbers the parts of a block in the order of their use."""
+    """Numbers the parts of a block in order of use."""
     scopes = {}
     for number, part in enumerate(parts):
         if part == "se":
@@ -246,7 +246,10 @@ def _torchvision_sublayers(parts: list[str]) -> dict[str, str]:
 
 
 def _epsilon(arrays: Mapping[str, np.ndarray], blocks: list[str]) -> float:
-    """That of batch normalisation, which V1 has another of up to B4: V1 starts with a depthwise."""
+    """Returns the epsilon of batch normalization, which differs for V1 up to B4.
+
+    V1 is recognized by its first convolution, which is depthwise.
+    """
     first = arrays.get("features.1.0.block.0.0.weight")
     is_v1 = first is not None and first.shape[1:2] == (1,)
     return _V1_EPSILON if is_v1 and len(blocks) < _V1_B5_BLOCKS else EPSILON
