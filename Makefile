@@ -23,8 +23,7 @@ MAKE_VENV = case "$(VERSION)" in 3.11|3.12|3.13) $(PYTHON) -m venv --clear $(VEN
 	echo "error: $(PYTHON) is Python $(VERSION); give one of 3.11, 3.12, 3.13:" \
 	"make PYTHON=python3.11 ..." >&2; exit 2;; esac
 PY := $(VENV)/bin/python
-# In the order of tests/conftest.py, not by their number of tests, which has the slowest files last.
-IN_PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := -n $(JOBS) --dist loadfile
 DEMO := --model_dir=$(RUN) --mode
 
 .NOTPARALLEL:

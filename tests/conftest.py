@@ -20,12 +20,6 @@ keys = itertools.count(0, 1000)
 tf.distribute.MirroredStrategy._collective_key_base = property(lambda strategy: next(keys))
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that no process of several ends with one alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def run(*arguments):
     """Runs the command line with these flags, in this process."""
     from efficientnetv2.cli import app
