@@ -22,6 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.datasets.sources.files import shuffled_index
 
 RECORD_OVERHEAD = 16  # bytes of a record that are not data
@@ -53,7 +54,7 @@ def record_offsets(path: str) -> np.ndarray:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except tf.errors.OpError as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
 
 
 def scan_files(paths: Sequence[str]) -> list[np.ndarray]:
@@ -175,7 +176,7 @@ def _file_sizes(paths: Sequence[str]) -> list[int]:
         try:
             return tf.io.gfile.stat(path).length
         except tf.errors.OpError as error:
-            raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
 
     if not paths:
         return []

@@ -6,7 +6,6 @@ import time
 from absl import flags
 
 from efficientnetv2.cli.common import config_from_flags, print_result, require_flag
-from efficientnetv2.common.errors import UserError
 from efficientnetv2.common.tf_import import import_tensorflow
 
 FLAGS = flags.FLAGS
@@ -30,8 +29,6 @@ def check_data() -> None:
 def prepare() -> None:
     """Writes the records of --dataset_cfg, or the missing ones, to --output_dir."""
     require_flag("output_dir")
-    if FLAGS.short_side is not None and FLAGS.short_side < 1:
-        raise UserError(f"--short_side must be 1 pixel or more, got {FLAGS.short_side}")
     config = config_from_flags()
     import_tensorflow()
     from efficientnetv2.datasets.tools.prepare import prepare_data

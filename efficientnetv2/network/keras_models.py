@@ -10,6 +10,7 @@ import keras
 from absl import logging
 
 from efficientnetv2.common.errors import UserError
+from efficientnetv2.common.text import one_line
 from efficientnetv2.hparams import nearest
 from efficientnetv2.network.compat import numbered_from_zero
 from efficientnetv2.network.layers import HeadDropout, normalization
@@ -132,7 +133,7 @@ def _body(name: str, constructor, **settings) -> keras.Model:
         # Keras raises a plain Exception if a download fails.
         if not isinstance(error, (ValueError, OSError)) and type(error) is not Exception:
             raise
-        raise UserError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{name}: {one_line(str(error), 300)}") from error
 
 
 def preprocessing_layer(name: str) -> keras.layers.Layer | None:
